@@ -1,0 +1,208 @@
+// What an op is: the contract between those who write ops and everything that schedules and runs them. Host and device
+// code share this room; it knows neither executor nor scheduler.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/error.hpp>
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+
+namespace cohort::inline COHORT_ABI {
+
+/// What an op may know of the device when it cuts itself into tiles.
+struct machine_shape {
+  std::uint32_t workers = 1;  ///< thread blocks that are resident together, or host worker threads
+  bool host = true;           ///< one thread computes a whole tile (host backend), or a block of threads does (device)
+};
+
+/// What an op costs by its shape. The scheduler turns it into time with the backend's measured rates.
+struct op_cost {
+  std::uint64_t flops = 0;  ///< floating-point operations, a multiply-add counted as two
+  std::uint64_t bytes = 0;  ///< bytes read and written once each
+};
+
+/// Says which ops may be fused: ops of one type with equal keys. Keys are compared whole, so they hold every parameter
+/// that the fused form takes from its first member (weight pointers, N, K, flags). The all-zero key means: never fuse.
+struct coalescing_key {
+  std::array<std::uint64_t, 4> words{};
+
+  friend constexpr bool operator==(const coalescing_key&, const coalescing_key&) = default;
+  constexpr explicit operator bool() const noexcept { return (words[0] | words[1] | words[2] | words[3]) != 0; }
+};
+
+/// Largest op descriptor in bytes. Descriptors travel to the device with each submission: 64 bytes are worth aiming at.
+inline constexpr std::size_t max_op_size = 256;
+
+/// An op whose work is one piece, or some independent tiles, of its own: `tiles()` and `run(context, tile) const`.
+template <class Op>
+concept self_contained_op = requires(const Op& op) {
+  { op.tiles() } -> std::convertible_to<std::uint32_t>;
+};
+
+/// An op that plans tiles for a group of members (one member when nothing is fused):
+///
+///     static std::uint32_t plan(std::span<Op> members, const machine_shape&);  // host; may write into the members
+///     template <class Context> COHORT_HD static void run(Context&, const Op* members, std::uint32_t count,
+///     std::uint32_t tile);
+///
+/// `plan` works on the copies that go into the packet, so it may leave notes for `run` there (row offsets, a variant).
+template <class Op>
+concept planned_op = requires(std::span<Op> members, const machine_shape& shape) {
+  { Op::plan(members, shape) } -> std::convertible_to<std::uint32_t>;
+};
+
+/// A planned op that others may join: `coalescing_key key() const` and `std::uint32_t rows() const`, the share of a
+/// fused op's height that this member takes.
+template <class Op>
+concept fusable_op = planned_op<Op> && requires(const Op& op) {
+  { op.key() } -> std::same_as<coalescing_key>;
+  { op.rows() } -> std::convertible_to<std::uint32_t>;
+};
+
+/// One unit of GPU work described by value. Required: a trivially copyable struct of at most `max_op_size` bytes with a
+/// `static constexpr const char* name` and one of the two forms above. Optional members:
+///
+/// - `error_code check() const`: host-side check of the descriptor, called before the op is accepted;
+/// - `op_cost cost() const`: feeds the scheduler's estimate of device time;
+/// - `static constexpr std::uint32_t device_scratch_bytes` / `host_scratch_bytes`: storage behind `context.scratch()`.
+template <class Op>
+concept op = std::is_trivially_copyable_v<Op> && sizeof(Op) <= max_op_size && alignof(Op) <= 16 && requires {
+  { Op::name } -> std::convertible_to<const char*>;
+} && (self_contained_op<Op> || planned_op<Op>);
+
+namespace detail {
+
+template <class Op>
+constexpr std::uint32_t device_scratch_bytes() {
+  if constexpr (requires { Op::device_scratch_bytes; }) {
+    return Op::device_scratch_bytes;
+  } else {
+    return 0;
+  }
+}
+
+template <class Op>
+constexpr std::uint32_t host_scratch_bytes() {
+  if constexpr (requires { Op::host_scratch_bytes; }) {
+    return Op::host_scratch_bytes;
+  } else {
+    return 0;
+  }
+}
+
+/// Bytes from one member to the next inside a record: descriptors are read in 16-byte pieces.
+template <class Op>
+inline constexpr std::uint32_t member_stride = (sizeof(Op) + 15) / 16 * 16;
+
+template <class Op>
+error_code check(const Op& op) {
+  if constexpr (requires { op.check(); }) {
+    return op.check();
+  } else {
+    return {};
+  }
+}
+
+template <class Op>
+op_cost cost(const Op& op) {
+  if constexpr (requires { op.cost(); }) {
+    return op.cost();
+  } else {
+    return {};
+  }
+}
+
+/// Runs one tile of a record on either backend.
+template <class Op, class Context>
+COHORT_HD
+void run_tile(Context& context, const Op* members, std::uint32_t count, std::uint32_t tile) {
+  if constexpr (planned_op<Op>) {
+    Op::run(context, members, count, tile);
+  } else {
+    members->run(context, tile);
+  }
+}
+
+}  // namespace detail
+
+/// What the scheduler and the packet builder know of one op type, without its type.
+struct op_info {
+  const char* name = "";
+  std::uint32_t stride = 0;  ///< bytes of one member in a record, a multiple of 16
+  bool fusable = false;
+  /// Cuts `count` contiguous members, `stride` bytes apart, into tiles; returns their number, 0 for an op with nothing
+  /// to do.
+  std::uint32_t (*plan)(void* members, std::uint32_t count, const machine_shape&) = nullptr;
+};
+
+namespace detail {
+
+template <class Op>
+std::uint32_t plan_erased(void* members, std::uint32_t count, const machine_shape& shape) {
+  if constexpr (planned_op<Op>) {
+    static_assert(sizeof(Op) % 16 == 0, "a planned op's size must be a multiple of 16 bytes (declare it alignas(16))");
+    return Op::plan(std::span<Op>(static_cast<Op*>(members), count), shape);
+  } else {
+    (void)count;
+    (void)shape;
+    return static_cast<const Op*>(members)->tiles();
+  }
+}
+
+template <class Op>
+constexpr op_info info_of() {
+  return op_info{.name = Op::name, .stride = member_stride<Op>, .fusable = fusable_op<Op>, .plan = &plan_erased<Op>};
+}
+
+template <class Op, class... Ops>
+constexpr std::uint16_t position_of() {
+  std::uint16_t position = 0;
+  (void)((std::is_same_v<Op, Ops> ? true : (++position, false)) || ...);
+  return position;
+}
+
+}  // namespace detail
+
+/// The list of ops that one superkernel is made of. Registers and shared memory of the kernel are the maximum over the
+/// list.
+template <op... Ops>
+struct op_set {
+  static constexpr std::size_t size = sizeof...(Ops);
+  static_assert(size > 0, "an op_set needs at least one op");
+  static_assert(size < 65535, "an op_set holds at most 65534 ops");
+
+  template <class Op>
+  static constexpr bool contains = (std::is_same_v<Op, Ops> || ...);
+
+  /// Position of `Op` in the list: its code in packets.
+  template <class Op>
+  static constexpr std::uint16_t index_of = detail::position_of<Op, Ops...>();
+
+  static constexpr std::uint32_t device_scratch_bytes = std::max({detail::device_scratch_bytes<Ops>()...});
+
+  static constexpr std::uint32_t host_scratch_bytes = std::max({detail::host_scratch_bytes<Ops>()...});
+
+  /// Largest member of a record in bytes.
+  static constexpr std::uint32_t largest_stride = std::max({detail::member_stride<Ops>...});
+
+  /// The erased view that scheduler and packet builder use, indexed by op code.
+  static constexpr std::array<op_info, size> table() { return {detail::info_of<Ops>()...}; }
+
+  /// Runs tile `tile` of the record whose op code is `index`: a static switch, so that ops are inlined into one kernel.
+  template <class Context>
+  COHORT_HD
+  static void run(std::uint16_t index, Context& context, const void* members, std::uint32_t count, std::uint32_t tile) {
+    std::uint16_t position = 0;
+    (void)((index == position++ ? (detail::run_tile(context, static_cast<const Ops*>(members), count, tile), true)
+                                : false) ||
+           ...);
+  }
+};
+
+}  // namespace cohort::inline COHORT_ABI

@@ -1,0 +1,214 @@
+// Who may ride together: pending submissions in buckets. A bucket holds what may be fused (one op type, one key), or
+// all submissions of one op type that may only be packed. Order of arrival is kept within a bucket; the buckets that
+// hold something stand in a queue.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/op.hpp>
+#include <cohort/schedule/intrusive_list.hpp>
+#include <cohort/schedule/submission.hpp>
+
+#include <bit>
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace cohort::inline COHORT_ABI::detail {
+
+/// Submissions that wait for the same thing.
+struct bucket {
+  intrusive_list<submission, &submission::previous, &submission::next> members;
+  bucket* previous = nullptr;  ///< in the queue of non-empty buckets
+  bucket* next = nullptr;      ///< in that queue, or in the list of free ones
+  coalescing_key key{};
+  std::uint64_t hash = 0;
+  std::uint16_t op_index = 0;
+  bool fusable = false;  ///< found by key, and given back when empty; the others live as long as the coalescer
+};
+
+/// Mixes op index and key into 64 bits. The four products are independent, so they overlap; the multipliers are odd, so
+/// no word loses bits; the closing rounds bring high bits down, where pointers' entropy would otherwise stay.
+inline std::uint64_t hash_of(std::uint16_t op_index, const coalescing_key& key) noexcept {
+  std::uint64_t h = (key.words[0] ^ op_index) * 0xd6e8'feb8'6659'fd93u;
+  h ^= std::rotl(key.words[1] * 0xa076'1d64'78bd'642fu, 17);
+  h += std::rotl(key.words[2] * 0xe703'7ed1'a0b4'28dbu, 31);
+  h ^= std::rotl(key.words[3] * 0x8ebc'6af0'9c88'c6e3u, 47);
+  h = (h ^ (h >> 32)) * 0x9e37'79b9'7f4a'7c15u;
+  h = (h ^ (h >> 29)) * 0xbf58'476d'1ce4'e5b9u;
+  return h ^ (h >> 32);
+}
+
+/// Buckets by (op, key): open addressing with linear probing, at most half full, erased by shifting back, so that no
+/// tombstones gather while keys come and go.
+class bucket_table {
+public:
+  explicit bucket_table(std::size_t expected) : slots_(std::bit_ceil(2 * expected + 16)) {}
+
+  bucket* find(std::uint64_t hash, std::uint16_t op_index, const coalescing_key& key) const noexcept {
+    for (std::size_t at = hash & mask(); slots_[at].value != nullptr; at = (at + 1) & mask()) {
+      bucket* const found = slots_[at].value;
+      if (slots_[at].hash == hash && found->op_index == op_index && found->key == key) return found;
+    }
+    return nullptr;
+  }
+
+  /// Makes sure that one more `insert` does not allocate.
+  void reserve_one() {
+    if (2 * (used_ + 1) > slots_.size()) grow();
+  }
+
+  void insert(bucket& one) noexcept {
+    place(slots_, one);
+    ++used_;
+  }
+
+  void erase(const bucket& one) noexcept {
+    std::size_t hole = one.hash & mask();
+    while (slots_[hole].value != &one) {
+      assert(slots_[hole].value != nullptr);
+      hole = (hole + 1) & mask();
+    }
+    // Whoever stands behind the hole and was not meant to stand there moves into it, and leaves the next hole.
+    for (std::size_t at = (hole + 1) & mask(); slots_[at].value != nullptr; at = (at + 1) & mask()) {
+      const std::size_t distance_from_home = (at - slots_[at].hash) & mask();
+      if (distance_from_home >= ((at - hole) & mask())) {
+        slots_[hole] = slots_[at];
+        hole = at;
+      }
+    }
+    slots_[hole].value = nullptr;
+    --used_;
+  }
+
+  std::size_t size() const noexcept { return used_; }
+  std::size_t capacity() const noexcept { return slots_.size(); }
+
+private:
+  struct slot {
+    std::uint64_t hash = 0;
+    bucket* value = nullptr;
+  };
+
+  std::size_t mask() const noexcept { return slots_.size() - 1; }
+
+  static void place(std::vector<slot>& slots, bucket& one) noexcept {
+    std::size_t at = one.hash & (slots.size() - 1);
+    while (slots[at].value != nullptr) at = (at + 1) & (slots.size() - 1);
+    slots[at] = {one.hash, &one};
+  }
+
+  void grow() {
+    std::vector<slot> larger(2 * slots_.size());
+    for (const slot& old : slots_) {
+      if (old.value != nullptr) place(larger, *old.value);
+    }
+    slots_.swap(larger);
+  }
+
+  std::vector<slot> slots_;
+  std::size_t used_ = 0;
+};
+
+/// The pending submissions. Memory grows with the largest number of keys pending together and is then reused.
+class coalescer {
+public:
+  /// \param fuse whether equal keys share a bucket; otherwise keys are not looked at
+  /// \param expected_keys keys pending together before anything must be allocated
+  coalescer(std::span<const op_info> ops, bool fuse, std::size_t expected_keys)
+      : ops_(ops), fuse_(fuse), by_op_(std::make_unique<bucket[]>(ops.size())), table_(expected_keys) {
+    for (std::size_t i = 0; i < ops.size(); ++i) by_op_[i].op_index = static_cast<std::uint16_t>(i);
+    add_buckets(expected_keys);
+  }
+
+  /// Strong guarantee: when memory runs out (`std::bad_alloc`), nothing has changed.
+  void add(submission& one) {
+    bucket& home = bucket_of(one);
+    if (home.members.empty()) queue_.push_back(home);
+    home.members.push_back(one);
+    arrivals_.push_back(one);
+    one.bucket = &home;
+    ++size_;
+  }
+
+  /// Takes `one` out, wherever it stands in its bucket.
+  void remove(submission& one) noexcept {
+    bucket& home = *static_cast<bucket*>(one.bucket);
+    arrivals_.erase(one);
+    home.members.erase(one);
+    one.bucket = nullptr;
+    --size_;
+    if (home.members.empty()) leave_queue(home);
+  }
+
+  /// The bucket whose turn it is; null when nothing is pending.
+  bucket* front() const noexcept { return queue_.front(); }
+
+  /// The turn of the front bucket is over though it holds more.
+  void to_back(bucket& one) noexcept {
+    queue_.erase(one);
+    queue_.push_back(one);
+  }
+
+  /// The submission that waits longest; null when nothing is pending.
+  submission* oldest() const noexcept { return arrivals_.front(); }
+
+  std::size_t size() const noexcept { return size_; }
+
+  /// Buckets that exist for keys, in use or not.
+  std::size_t key_buckets() const noexcept { return buckets_; }
+
+private:
+  static constexpr std::size_t chunk = 64;
+
+  bucket& bucket_of(const submission& one) {
+    if (!fuse_ || !ops_[one.op_index].fusable || !one.key) return by_op_[one.op_index];
+    const std::uint64_t hash = hash_of(one.op_index, one.key);
+    if (bucket* const found = table_.find(hash, one.op_index, one.key)) return *found;
+    if (free_ == nullptr) add_buckets(chunk);
+    table_.reserve_one();
+    bucket& fresh = *free_;
+    free_ = fresh.next;
+    fresh.next = nullptr;
+    fresh.key = one.key;
+    fresh.hash = hash;
+    fresh.op_index = one.op_index;
+    table_.insert(fresh);
+    return fresh;
+  }
+
+  void leave_queue(bucket& empty) noexcept {
+    queue_.erase(empty);
+    if (!empty.fusable) return;
+    table_.erase(empty);
+    empty.next = free_;
+    free_ = &empty;
+  }
+
+  void add_buckets(std::size_t count) {
+    if (count == 0) return;
+    chunks_.push_back(std::make_unique<bucket[]>(count));
+    for (std::size_t i = count; i-- > 0;) {
+      bucket& one = chunks_.back()[i];
+      one.fusable = true;
+      one.next = free_;
+      free_ = &one;
+    }
+    buckets_ += count;
+  }
+
+  std::span<const op_info> ops_;
+  bool fuse_;
+  std::unique_ptr<bucket[]> by_op_;
+  std::vector<std::unique_ptr<bucket[]>> chunks_;  // buckets never move: submissions point to theirs
+  bucket* free_ = nullptr;
+  bucket_table table_;
+  intrusive_list<bucket, &bucket::previous, &bucket::next> queue_;
+  intrusive_list<submission, &submission::older, &submission::newer> arrivals_;
+  std::size_t size_ = 0;
+  std::size_t buckets_ = 0;
+};
+
+}  // namespace cohort::inline COHORT_ABI::detail

@@ -1,0 +1,175 @@
+// Writes packets as packet.hpp lays them out, and does nothing else: what goes together is decided above this room.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/op.hpp>
+#include <cohort/schedule/packet.hpp>
+
+#include <algorithm>
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <span>
+
+namespace cohort::inline COHORT_ABI {
+
+namespace detail {
+
+/// Copies a descriptor of `bytes` into a place of `stride` bytes (`bytes` rounded up to 16) and zeroes what is between,
+/// so that equal packets are equal in every byte. Sizes that ops usually have are copied without a call.
+inline void copy_member(std::byte* to, const void* from, std::uint32_t bytes, std::uint32_t stride) noexcept {
+  switch (bytes) {
+    case 16: std::memcpy(to, from, 16); return;
+    case 32: std::memcpy(to, from, 32); return;
+    case 48: std::memcpy(to, from, 48); return;
+    case 64: std::memcpy(to, from, 64); return;
+    case 80: std::memcpy(to, from, 80); return;
+    case 96: std::memcpy(to, from, 96); return;
+    case 128: std::memcpy(to, from, 128); return;
+    default:
+      std::memset(to + stride - 16, 0, 16);
+      std::memcpy(to, from, bytes);
+  }
+}
+
+}  // namespace detail
+
+/// One packet at a time: `begin`, then records (`open`, `append`..., `close` or `drop`), then `finish`. Single-threaded;
+/// allocates in its constructor alone.
+class packet_builder {
+public:
+  /// Smallest storage in which one record with one member of `stride` bytes fits.
+  static constexpr std::uint32_t bytes_for(std::uint32_t stride) noexcept {
+    return sizeof(packet_header) + sizeof(record_header) + stride + index_bytes(1);
+  }
+
+  packet_builder() : index_(std::make_unique<record_index[]>(most_records)) {}
+
+  /// Starts packet `sequence` in `storage`, aligned to 16 bytes. At most `packet_capacity` bytes of it are used.
+  void begin(std::span<std::byte> storage, std::uint32_t sequence) noexcept {
+    assert(reinterpret_cast<std::uintptr_t>(storage.data()) % 16 == 0);
+    data_ = storage.data();
+    capacity_ = static_cast<std::uint32_t>(std::min<std::size_t>(storage.size(), packet_capacity)) / 16 * 16;
+    sequence_ = sequence;
+    end_ = sizeof(packet_header);
+    tiles_ = 0;
+    records_ = 0;
+    first_stride_ = 0;
+    uniform_ = true;
+  }
+
+  /// Members of `stride` bytes that one more record could hold, 0 when it could not hold any. Room for the index is
+  /// always kept free: whether it is needed is known only when the last record is closed.
+  std::uint32_t room(std::uint32_t stride) const noexcept {
+    const std::uint32_t taken = end_ + sizeof(record_header) + index_bytes(records_ + 1u);
+    if (taken >= capacity_) return 0;
+    return std::min((capacity_ - taken) / stride, std::uint32_t{std::numeric_limits<std::uint16_t>::max()});
+  }
+
+  /// Starts a record. Precondition: `room(stride) > 0`, and no record is open.
+  void open(std::uint16_t op, std::uint32_t stride) noexcept {
+    assert(stride % 16 == 0 && stride > 0 && room(stride) > 0);
+    op_ = op;
+    stride_ = stride;
+    members_ = 0;
+    tail_ = end_ + sizeof(record_header);
+  }
+
+  /// Copies one member behind those of the open record. Precondition: the record has room; `bytes` rounded up to 16 is
+  /// its stride.
+  void append(const void* descriptor, std::uint32_t bytes) noexcept {
+    assert((bytes + 15) / 16 * 16 == stride_ && tail_ + stride_ + index_bytes(records_ + 1u) <= capacity_);
+    detail::copy_member(data_ + tail_, descriptor, bytes, stride_);
+    tail_ += stride_;
+    ++members_;
+  }
+
+  /// The members of the open record, contiguous, for `op_info::plan`.
+  void* members() const noexcept { return data_ + end_ + sizeof(record_header); }
+  std::uint32_t member_count() const noexcept { return members_; }
+
+  /// Ends the open record. False: the packet's tiles would exceed 32 bits; the record is still open. Preconditions: it
+  /// has at least one member, and `tiles` is not 0.
+  bool close(std::uint32_t tiles) noexcept {
+    assert(members_ > 0 && tiles > 0);
+    if (tiles > std::numeric_limits<std::uint32_t>::max() - tiles_) return false;
+    const std::uint32_t bytes = tail_ - end_;
+    write(end_, record_header{.op = op_,
+                              .members = static_cast<std::uint16_t>(members_),
+                              .first_tile = tiles_,
+                              .tiles = tiles});
+    if (records_ == 0) {
+      first_stride_ = bytes;
+      first_tiles_ = tiles;
+      uniform_ = tiles <= std::numeric_limits<std::uint16_t>::max();
+    } else {
+      uniform_ = uniform_ && bytes == first_stride_ && tiles == first_tiles_;
+    }
+    index_[records_] = {.first_tile = tiles_, .offset = end_};
+    ++records_;
+    tiles_ += tiles;
+    end_ = tail_;
+    return true;
+  }
+
+  /// Forgets the open record.
+  void drop() noexcept {
+    members_ = 0;
+    tail_ = end_;
+  }
+
+  std::uint32_t records() const noexcept { return records_; }
+  std::uint32_t tiles() const noexcept { return tiles_; }
+
+  /// Writes header and index and returns the packet. Precondition: at least one record was closed, none is open.
+  std::span<const std::byte> finish() noexcept {
+    assert(records_ > 0);
+    packet_header header{.sequence = sequence_, .bytes = end_, .tiles = tiles_,
+                         .records = static_cast<std::uint16_t>(records_)};
+    if (uniform_) {
+      header.uniform_tiles = static_cast<std::uint16_t>(first_tiles_);
+      header.uniform_stride = first_stride_;
+    } else {
+      header.index_offset = end_;
+      header.bytes = end_ + index_bytes(records_);
+      std::memset(data_ + header.bytes - 16, 0, 16);  // the last 8 bytes are padding when the number of records is odd
+      std::memcpy(data_ + end_, index_.get(), records_ * sizeof(record_index));
+    }
+    write(0, header);
+    return {data_, header.bytes};
+  }
+
+private:
+  static constexpr std::uint32_t index_bytes(std::uint32_t records) noexcept {
+    return (records * static_cast<std::uint32_t>(sizeof(record_index)) + 15) / 16 * 16;
+  }
+
+  static constexpr std::uint32_t most_records =
+      (packet_capacity - sizeof(packet_header)) / (sizeof(record_header) + 16 + sizeof(record_index));
+  static_assert(most_records <= std::numeric_limits<std::uint16_t>::max());
+
+  template <class T>
+  void write(std::uint32_t offset, const T& value) noexcept {
+    std::memcpy(data_ + offset, &value, sizeof value);
+  }
+
+  std::unique_ptr<record_index[]> index_;  // gathered aside: its place is known only when the last record is closed
+  std::byte* data_ = nullptr;
+  std::uint32_t capacity_ = 0;
+  std::uint32_t sequence_ = 0;
+  std::uint32_t end_ = 0;   // of the closed records
+  std::uint32_t tail_ = 0;  // of the open one
+  std::uint32_t tiles_ = 0;
+  std::uint32_t records_ = 0;
+  std::uint32_t members_ = 0;
+  std::uint32_t stride_ = 0;
+  std::uint32_t first_stride_ = 0;
+  std::uint32_t first_tiles_ = 0;
+  std::uint16_t op_ = 0;
+  bool uniform_ = true;
+};
+
+}  // namespace cohort::inline COHORT_ABI

@@ -1,0 +1,76 @@
+// Why a packet was formed and what is in it: what traces, metrics and tests are told. Data alone.
+#pragma once
+
+#include <cohort/config.hpp>
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace cohort::inline COHORT_ABI {
+
+/// Why a policy committed a packet when it did.
+enum class commit_reason : std::uint8_t {
+  idle_device,    ///< nothing was on the device
+  keep_busy,      ///< the device would have run out of work before the next chance to commit
+  has_room,       ///< the policy commits whenever the device takes a packet
+  waited_enough,  ///< the oldest submission had waited as long as the policy allows
+  draining,       ///< no company will come any more
+  other,          ///< a policy's own reason
+};
+
+/// Number of values of `commit_reason`.
+inline constexpr std::size_t commit_reasons = 6;
+
+constexpr const char* to_string(commit_reason reason) noexcept {
+  switch (reason) {
+    case commit_reason::idle_device: return "idle_device";
+    case commit_reason::keep_busy: return "keep_busy";
+    case commit_reason::has_room: return "has_room";
+    case commit_reason::waited_enough: return "waited_enough";
+    case commit_reason::draining: return "draining";
+    case commit_reason::other: return "other";
+  }
+  return "unknown";
+}
+
+/// One packet, told when it is formed.
+struct packet_report {
+  std::uint32_t sequence = 0;
+  commit_reason reason = commit_reason::other;
+  std::uint32_t submissions = 0;
+  std::uint32_t records = 0;
+  std::uint32_t fused_submissions = 0;  ///< submissions that share a record with at least one other
+  std::uint32_t tiles = 0;
+  std::uint32_t bytes = 0;
+  std::chrono::nanoseconds oldest_wait{0};     ///< longest time that one of its submissions was pending
+  std::uint32_t packets_in_flight_before = 0;  ///< without this one
+  std::chrono::nanoseconds work_in_flight_before{0};  ///< estimated device work still ahead when it was formed
+  std::chrono::nanoseconds estimated_work{0};         ///< of this packet
+  std::size_t left_pending = 0;                       ///< submissions that stayed behind
+};
+
+/// Called for each packet, by the scheduler's owner and inside `next`: it must neither throw nor call the scheduler.
+struct packet_observer {
+  void (*call)(void* argument, const packet_report& report) = nullptr;
+  void* argument = nullptr;
+};
+
+/// Counters of one scheduler since its construction. After all is done,
+/// submitted = committed + cancelled + aborted + settled.
+struct scheduler_statistics {
+  std::uint64_t submitted = 0;
+  std::uint64_t committed = 0;  ///< submissions that went into a packet
+  std::uint64_t fused = 0;      ///< those of them that shared a record
+  std::uint64_t cancelled = 0;
+  std::uint64_t aborted = 0;
+  std::uint64_t settled = 0;  ///< completed without a packet: no tiles, or too large
+  std::uint64_t packets = 0;
+  std::uint64_t records = 0;
+  std::uint64_t tiles = 0;
+  std::uint64_t bytes = 0;
+  std::array<std::uint64_t, commit_reasons> packets_by_reason{};  ///< indexed by `commit_reason`
+};
+
+}  // namespace cohort::inline COHORT_ABI
