@@ -1,0 +1,360 @@
+// The engine of an executor: inbox, scheduler and backend, and the loop that joins them. It knows neither coroutines
+// nor Asio: finished waiters leave through a function pointer. One owner at a time runs `step`: the poller thread, or
+// the caller.
+#pragma once
+
+#include <cohort/backend/backend.hpp>
+#include <cohort/config.hpp>
+#include <cohort/detail/inbox.hpp>
+#include <cohort/detail/waiter.hpp>
+#include <cohort/error.hpp>
+#include <cohort/schedule/intrusive_list.hpp>
+#include <cohort/schedule/packet.hpp>
+#include <cohort/schedule/scheduler.hpp>
+
+#include <array>
+#include <atomic>
+#include <cassert>
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+namespace cohort::inline COHORT_ABI::detail {
+
+template <policy Policy>
+class engine {
+public:
+  /// Where finished waiters go: a list linked by `next`. Called by the owner.
+  using deliver_function = void (*)(void* target, submission* finished);
+
+  engine(std::unique_ptr<backend> device, const scheduler_options& options, Policy policy, std::size_t capacity,
+         deliver_function deliver, void* target)
+      : device_(std::move(device)),
+        scheduler_(device_->ops(), device_->shape(), device_->rates(), options, std::move(policy)),
+        capacity_(capacity),
+        needs_polling_(device_->needs_polling()),
+        deliver_(deliver),
+        target_(target) {
+    completion_.what = message::completion;
+    device_->on_completion([](void* self) { static_cast<engine*>(self)->notice_completion(); }, this);
+  }
+
+  ~engine() { assert(outstanding_.load(std::memory_order_relaxed) == 0); }  // relaxed: every other user is gone
+  engine(const engine&) = delete;
+  engine& operator=(const engine&) = delete;
+
+  // -- any thread
+  // ---------------------------------------------------------------------------------------------------------
+
+  /// Takes a waiter in; true: it will be delivered once. False: it is done already, `result` says why, nobody will be
+  /// told.
+  bool submit(waiter& one) noexcept {
+    // seq_cst, as the load of stopping_ and the owner's two accesses in the other order: either the owner sees this one
+    // outstanding and waits for its arrival, or this thread sees that the engine stops.
+    if (outstanding_.fetch_add(1, std::memory_order_seq_cst) >= capacity_) return reject(one, errc::queue_full);
+    if (stopping_.load(std::memory_order_seq_cst)) return reject(one, errc::stopped);
+    if (one.cancellable) {
+      // acq_rel: a cancellation before this point is seen here; one after it sees the waiter as written so far.
+      const auto before = one.phase.fetch_or(waiter::submitted, std::memory_order_acq_rel);
+      if ((before & waiter::cancel_asked) != 0) return reject(one, errc::cancelled);
+    }
+    // relaxed: this thread finds its own id only if it wrote it itself, in the step that is running it.
+    if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
+      local_.push_back(one);
+    } else {
+      inbox_.push(one.arrival);  // the waiter may be gone after this
+    }
+    return true;
+  }
+
+  /// Asks to withdraw a waiter that was or will be submitted. It still completes through its delivery.
+  void cancel(waiter& one) noexcept {
+    // acq_rel: pairs with the same in submit and finish, so that exactly one side knows that a message is due.
+    const auto before = one.phase.fetch_or(waiter::cancel_asked, std::memory_order_acq_rel);
+    if ((before & waiter::submitted) != 0 && (before & (waiter::closed | waiter::cancel_asked)) == 0) {
+      inbox_.push(one.cancellation);  // the waiter may be gone after this
+    }
+  }
+
+  /// From now on submissions are refused; what is pending is told `errc::stopped`; what is committed completes.
+  void request_stop() noexcept {
+    stopping_.store(true, std::memory_order_seq_cst);  // seq_cst: see submit
+    wake();
+  }
+
+  bool stopping() const noexcept {
+    return stopping_.load(std::memory_order_acquire);
+  }  // acquire: pairs with request_stop
+
+  /// Accepted submissions that were not delivered yet. Acquire: their deliveries happened before a zero.
+  std::size_t outstanding() const noexcept { return outstanding_.load(std::memory_order_acquire); }
+
+  /// Blocks until nothing is outstanding. Not from the owner.
+  void wait_until_idle() const noexcept {
+    for (auto left = outstanding(); left != 0; left = outstanding()) {
+      outstanding_.wait(left, std::memory_order_acquire);  // acquire: as in outstanding()
+    }
+  }
+
+  /// Asks the owner to drain the device and leave it, or to come back. `paused` says when it has.
+  void request_pause(bool pause) noexcept {
+    pause_asked_.store(pause, std::memory_order_release);  // release: pairs with the owner's acquire in step
+    wake();
+  }
+
+  bool paused() const noexcept {
+    return paused_.load(std::memory_order_acquire);
+  }  // acquire: the device was left before
+
+  void wait_until_paused() const noexcept {
+    paused_.wait(false, std::memory_order_acquire);
+  }  // acquire: as in paused()
+
+  /// How the last attempt to leave the device ended. Valid while paused.
+  error_code pause_result() const noexcept { return pause_result_; }
+
+  scheduler_statistics statistics() const {
+    std::lock_guard lock(statistics_mutex_);
+    return statistics_;
+  }
+
+  backend& device() noexcept { return *device_; }
+
+  // -- before the first step
+  // ----------------------------------------------------------------------------------------------
+
+  /// Deliveries run waiters inside `step`.
+  void deliver_inline(bool value) noexcept { inline_delivery_ = value; }
+
+  /// Who is told of each packet.
+  void observe(packet_observer observer) noexcept { scheduler_.observe(observer); }
+
+  // -- owner
+  // --------------------------------------------------------------------------------------------------------------
+
+  /// Takes messages and completions in, commits what the policy wants committed, delivers what is finished. Never
+  /// blocks. Returns whether anything happened.
+  bool step() {
+    const stepping inside(*this);
+    const time_point now = clock::now();
+    bool moved = take_messages(now);
+    if (needs_polling_ ? scheduler_.packets_in_flight() > 0 : std::exchange(completion_seen_, false)) {
+      moved |= take_completions(now);
+    }
+    const bool pause = pause_asked_.load(std::memory_order_acquire);  // acquire: pairs with request_pause
+    if (!pause) {
+      if (paused_.load(std::memory_order_relaxed)) set_paused(false);  // relaxed: only the owner writes it
+      moved |= commit(now);
+    } else if (scheduler_.packets_in_flight() == 0 && !paused_.load(std::memory_order_relaxed)) {  // relaxed: as above
+      pause_result_ = device_->pause();
+      set_paused(true);
+      moved = true;
+    }
+    moved |= deliver();
+    return moved;
+  }
+
+  /// Blocks while there is nothing to do. Returns at once while a device needs polling.
+  void rest() noexcept {
+    if (needs_polling_ && scheduler_.packets_in_flight() > 0) {
+      std::this_thread::yield();
+      return;
+    }
+    if (local_.first != nullptr) return;
+    inbox_.sleep(scheduler_.ask_again().value_or(time_point::max()));
+  }
+
+  /// Wakes the owner so that it looks at the flags. Any thread.
+  void wake() noexcept {
+    // acq_rel: a request that finds the link in use is seen by the owner, which clears the mark before it looks at the
+    // flags.
+    if (!control_sent_.exchange(true, std::memory_order_acq_rel)) inbox_.push(control_);
+  }
+
+private:
+  /// Marks the thread that is inside `step`: what it submits there takes the plain local list.
+  class stepping {
+  public:
+    // relaxed, both: only the same thread ever finds its own id here (see submit).
+    explicit stepping(engine& e) noexcept : engine_(e) {
+      e.owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    }
+    ~stepping() { engine_.owner_.store(std::thread::id{}, std::memory_order_relaxed); }
+    stepping(const stepping&) = delete;
+    stepping& operator=(const stepping&) = delete;
+
+  private:
+    engine& engine_;
+  };
+
+  bool reject(waiter& one, errc why) noexcept {
+    one.result = why;
+    one.state = submission_state::done;
+    leave(1);
+    return false;
+  }
+
+  /// Counts deliveries out and tells who waits for idleness.
+  void leave(std::size_t count) noexcept {
+    // release: what was delivered happened before a zero that wait_until_idle sees; seq_cst includes it, see submit.
+    if (outstanding_.fetch_sub(count, std::memory_order_seq_cst) == count) outstanding_.notify_all();
+  }
+
+  void notice_completion() noexcept {
+    // acq_rel: a completion that finds the link in use was stored before the owner clears the mark and looks.
+    if (!completion_sent_.exchange(true, std::memory_order_acq_rel)) inbox_.push(completion_);
+  }
+
+  bool take_messages(time_point now) {
+    bool any = false;
+    for (auto* list = local_.release(); list != nullptr; any = true) {
+      submission& one = *std::exchange(list, list->next);
+      arrive(static_cast<waiter&>(one), now);
+    }
+    for (inbox_link* link = inbox_.take(); link != nullptr; any = true) {
+      const inbox_link& current = *std::exchange(link, link->next);
+      switch (current.what) {
+        case message::arrival: arrive(*current.sender, now); break;
+        case message::cancellation: withdraw(*current.sender); break;
+        case message::completion:
+          completion_sent_.exchange(false, std::memory_order_acq_rel);  // acq_rel: see notice_completion
+          completion_seen_ = true;
+          break;
+        case message::control: control_sent_.exchange(false, std::memory_order_acq_rel); break;  // acq_rel: see wake
+      }
+    }
+    if (stopping_.load(std::memory_order_seq_cst) && scheduler_.pending() > 0) {  // seq_cst: see submit
+      finish_all(scheduler_.abort_pending(errc::stopped));
+      any = true;
+    }
+    return any;
+  }
+
+  void arrive(waiter& one, time_point now) {
+    if (one.cancel_received) return finish(one, errc::cancelled);
+    if (stopping_.load(std::memory_order_seq_cst)) return finish(one, errc::stopped);  // seq_cst: see submit
+    try {
+      scheduler_.submit(one, now);
+    } catch (const std::bad_alloc&) {
+      finish(one, errc::out_of_memory);
+    }
+  }
+
+  void withdraw(waiter& one) noexcept {
+    one.cancel_received = true;
+    if (one.state == submission_state::done) {
+      pass_on(one);  // it was finished, and waited for this message only
+    } else if (scheduler_.cancel(one)) {
+      close(one);
+    }
+  }
+
+  bool take_completions(time_point now) noexcept {
+    std::array<packet_completion, 16> completions;
+    bool any = false;
+    for (std::size_t count = completions.size(); count == completions.size();) {
+      count = device_->poll(completions);
+      for (std::size_t i = 0; i < count; ++i) {
+        finish_all(scheduler_.complete(completions[i].sequence, completions[i].result, now));
+      }
+      any |= count > 0;
+    }
+    return any;
+  }
+
+  bool commit(time_point now) {
+    bool any = false;
+    while (scheduler_.pending() > 0 && device_->has_room()) {
+      const std::span<const std::byte> packet = scheduler_.next(now, storage_);
+      finish_all(scheduler_.take_settled());
+      if (packet.empty()) break;
+      const auto& header = *reinterpret_cast<const packet_header*>(packet.data());
+      if (const error_code refused = device_->commit(packet)) {
+        finish_all(scheduler_.refuse(header.sequence, refused, now));
+      }
+      any = true;
+    }
+    if (any) {
+      std::lock_guard lock(statistics_mutex_);
+      statistics_ = scheduler_.statistics();
+    }
+    return any;
+  }
+
+  bool deliver() {
+    const std::size_t count = std::exchange(ready_count_, 0);
+    if (count == 0) return false;
+    // Counted out before the waiters run: they may submit again at once, and the queue has room for them.
+    submission* const finished = ready_.release();
+    if (inline_delivery_) {
+      leave(count);
+      deliver_(target_, finished);
+    } else {
+      deliver_(target_, finished);
+      leave(count);
+    }
+    return true;
+  }
+
+  void finish(waiter& one, errc why) noexcept {
+    one.state = submission_state::done;
+    one.result = why;
+    close(one);
+  }
+
+  void finish_all(submission* list) noexcept {
+    while (list != nullptr) close(static_cast<waiter&>(*std::exchange(list, list->next)));
+  }
+
+  /// Ends the time in which other threads may ask for cancellation, and passes the waiter on unless one of them has
+  /// asked and its message is still on the way.
+  void close(waiter& one) noexcept {
+    if (one.cancellable && !one.cancel_received) {
+      // acq_rel: pairs with cancel
+      if ((one.phase.fetch_or(waiter::closed, std::memory_order_acq_rel) & waiter::cancel_asked) != 0) return;
+    }
+    pass_on(one);
+  }
+
+  void pass_on(waiter& one) noexcept {
+    ready_.push_back(one);
+    ++ready_count_;
+  }
+
+  void set_paused(bool value) noexcept {
+    paused_.store(value, std::memory_order_release);  // release: the device was left before
+    paused_.notify_all();
+  }
+
+  // The inbox outlives the backend, whose threads push to it until the backend is destroyed.
+  inbox inbox_;
+  inbox_link completion_;
+  inbox_link control_;
+  std::atomic<bool> completion_sent_{false};
+  std::atomic<bool> control_sent_{false};
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> pause_asked_{false};
+  std::atomic<bool> paused_{false};
+  std::atomic<std::size_t> outstanding_{0};
+  std::atomic<std::thread::id> owner_{};
+  std::unique_ptr<backend> device_;
+  scheduler<Policy> scheduler_;
+  submission_chain local_;  // submitted by the owner itself
+  submission_chain ready_;
+  std::size_t capacity_;
+  bool needs_polling_;
+  std::size_t ready_count_ = 0;
+  bool completion_seen_ = false;
+  bool inline_delivery_ = false;
+  deliver_function deliver_;
+  void* target_;
+  error_code pause_result_{};
+  mutable std::mutex statistics_mutex_;
+  scheduler_statistics statistics_{};  // guarded by statistics_mutex_
+  alignas(128) std::array<std::byte, packet_capacity> storage_;
+};
+
+}  // namespace cohort::inline COHORT_ABI::detail

@@ -1,0 +1,88 @@
+// What `co_await executor.submit(op)` suspends on. The node of the submission is this object, and it lives in the frame
+// of the coroutine that awaits: nothing is allocated.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/detail/engine.hpp>
+#include <cohort/detail/promise.hpp>
+#include <cohort/detail/waiter.hpp>
+#include <cohort/error.hpp>
+#include <cohort/op.hpp>
+
+#include <boost/throw_exception.hpp>
+
+#include <coroutine>
+#include <optional>
+#include <stop_token>
+
+namespace cohort::inline COHORT_ABI::detail {
+
+/// Fills the part of a submission that comes from the op alone.
+template <class Ops, class Op>
+void describe(submission& one, const Op& op, tenant_id tenant) {
+  static_assert(Ops::template contains<Op>, "this op is not in the executor's op_set: add it to the list");
+  one.op = &op;
+  one.op_bytes = sizeof(Op);
+  one.op_index = Ops::template index_of<Op>;
+  one.tenant = tenant;
+  one.cost = cost(op);
+  if constexpr (fusable_op<Op>) {
+    one.key = op.key();
+    one.rows = op.rows();
+  }
+}
+
+/// How the result reaches the coroutine.
+enum class on_error : bool { throws, returns };
+
+template <class Ops, class Op, class Engine, on_error Style>
+class [[nodiscard]] submit_awaiter final : private waiter {
+public:
+  submit_awaiter(Engine& engine, const Op& op, tenant_id tenant) noexcept
+      : waiter(&submit_awaiter::continue_coroutine), engine_(engine), op_(op) {
+    describe<Ops>(*this, op_, tenant);
+  }
+
+  bool await_ready() noexcept {
+    result = check(op_);
+    return result.failed();
+  }
+
+  template <class Promise>
+  bool await_suspend(std::coroutine_handle<Promise> coroutine) {
+    coroutine_ = coroutine;
+    if constexpr (has_stop_token<Promise>) {
+      const std::stop_token& token = coroutine.promise().stop_token();
+      if (token.stop_possible()) {
+        cancellable = true;
+        on_stop_.emplace(token, withdraw{this});  // may call at once, or from another thread from now on
+      }
+    }
+    // On success this object may be gone, with the coroutine continued on another thread, before `submit` returns.
+    return engine_.submit(*this);
+  }
+
+  auto await_resume() {
+    on_stop_.reset();  // waits for a callback that is running on another thread
+    if constexpr (Style == on_error::returns) {
+      return result;
+    } else {
+      if (result.failed()) boost::throw_exception(system_error(result, Op::name));
+    }
+  }
+
+private:
+  struct withdraw {
+    submit_awaiter* self;
+    void operator()() const noexcept { self->engine_.cancel(*self); }
+  };
+
+  static void continue_coroutine(waiter& self) { static_cast<submit_awaiter&>(self).coroutine_.resume(); }
+
+  Engine& engine_;
+  Op op_;
+  std::coroutine_handle<> coroutine_;
+  std::optional<std::stop_callback<withdraw>> on_stop_;
+};
+
+}  // namespace cohort::inline COHORT_ABI::detail
