@@ -251,10 +251,19 @@ private:
     batch(const AsioExecutor& where, submission* first) noexcept : where_(where), first_(first) {}
     batch(batch&& other) noexcept : where_(other.where_), first_(std::exchange(other.first_, nullptr)) {}
 
+    batch& operator=(batch&&) = delete;
+
+    ~batch() {
+      while (first_ != nullptr) {
+        auto& one = take();
+        if (one.abandon != nullptr) one.abandon(one);
+      }
+    }
+
     void operator()() {
       try {
         while (first_ != nullptr) {
-          auto& one = static_cast<detail::waiter&>(*std::exchange(first_, first_->next));
+          auto& one = take();
           one.resume(one);
         }
       } catch (...) {  // a handler threw, as Asio allows: the others are still told
@@ -264,6 +273,8 @@ private:
     }
 
   private:
+    detail::waiter& take() noexcept { return static_cast<detail::waiter&>(*std::exchange(first_, first_->next)); }
+
     AsioExecutor where_;
     submission* first_;
   };

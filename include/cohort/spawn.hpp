@@ -149,15 +149,16 @@ public:
   template <class Handler, class T>
   void operator()(Handler&& handler, task<T> t) const {
     using handler_type = std::decay_t<Handler>;
-    std::stop_source source(std::nostopstate);
+    std::stop_token token;
     auto slot = boost::asio::get_associated_cancellation_slot(handler);
     if (slot.is_connected()) {
-      source = std::stop_source();
+      const std::stop_source source;
+      token = source.get_token();
       slot.assign(stop_on_cancel(source));
     }
     handler_type owned(std::forward<Handler>(handler));
-    boost::asio::post(executor_, spawn_start<T, handler_type, Executor>(std::move(t), source.get_token(),
-                                                                        std::move(owned), executor_));
+    boost::asio::post(
+        executor_, spawn_start<T, handler_type, Executor>(std::move(t), std::move(token), std::move(owned), executor_));
   }
 
 private:

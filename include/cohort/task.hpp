@@ -113,6 +113,10 @@ class task_promise;
 ///
 /// Cost: one allocation, the frame. Awaiting allocates nothing.
 ///
+/// In .cu files nvcc 13 asks for two habits: write `co_return std::move(local)` for what can only be moved, and give
+/// the result of a `co_await` a name before a member of it is used, because `(co_await f()).member` loses its
+/// parentheses.
+///
 /// Thread-safety: distinct tasks are independent; one task object is for one thread at a time.
 template <class T = void>
 class [[nodiscard]] task {

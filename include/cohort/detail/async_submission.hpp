@@ -37,7 +37,7 @@ public:
   }
 
   async_submission(Engine& engine, const AsioExecutor& executor, const Op& op, tenant_id tenant, Handler&& handler)
-      : waiter(&async_submission::deliver),
+      : waiter(&async_submission::deliver, &async_submission::discard),
         engine_(engine),
         op_(op),
         handler_(std::move(handler)),
@@ -106,6 +106,8 @@ private:
     auto& finished = static_cast<async_submission&>(self);
     boost::asio::dispatch(finished.executor(), completion(&finished));
   }
+
+  static void discard(waiter& self) { release()(&static_cast<async_submission&>(self)); }
 
   handler_executor executor() const noexcept { return handler_work_.get_executor(); }
 

@@ -225,7 +225,7 @@ private:
       const std::uint32_t seen = doorbell_.load(std::memory_order_seq_cst);
       // acquire: who sees this sees every packet that was committed before; none comes after.
       const bool last_round = stopping_.load(std::memory_order_acquire);
-      while (const share tiles = claim(); tiles.from != nullptr) {
+      for (share tiles = claim(); tiles.from != nullptr; tiles = claim()) {
         run(tiles, scratch_memory);
         if (finish(tiles)) completed();
       }

@@ -4,6 +4,7 @@
 #include <cohort/config.hpp>
 #include <cohort/error.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -22,6 +23,12 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
+#if defined(COHORT_ADDRESS_SANITIZER)
+inline constexpr bool poisons_memory = true;
+#else
+inline constexpr bool poisons_memory = false;
+#endif
+
 /// Makes the address sanitizer report any access to [pointer, pointer + bytes) until `unpoison`.
 inline void poison([[maybe_unused]] const void* pointer, [[maybe_unused]] std::size_t bytes) noexcept {
 #if defined(COHORT_ADDRESS_SANITIZER)
@@ -36,7 +43,8 @@ inline void unpoison([[maybe_unused]] const void* pointer, [[maybe_unused]] std:
 }
 
 /// Owns `bytes` of private zeroed address space, aligned to a page. Pages cost memory from their first access on. The
-/// space starts poisoned: whoever hands out a part of it unpoisons that part.
+/// space starts poisoned (its first 64 MiB, because poison costs memory): whoever hands out a part of it unpoisons that
+/// part.
 class lazy_memory {
 public:
   /// Throws `system_error(errc::out_of_memory)` when the system refuses; 0 bytes are no memory at all.
@@ -50,7 +58,7 @@ public:
     // Weights are read end to end, again and again. Only advice: an error here changes no result.
     (void)::madvise(mapped, bytes, MADV_HUGEPAGE);
 #endif
-    poison(data_, bytes_);
+    poison(data_, std::min(bytes_, most_poisoned));
   }
 
   lazy_memory(lazy_memory&& other) noexcept
@@ -68,6 +76,8 @@ public:
   std::size_t size() const noexcept { return bytes_; }
 
 private:
+  static constexpr std::size_t most_poisoned = std::size_t{64} << 20;
+
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
 };

@@ -15,7 +15,8 @@ struct waiter : submission {
   /// Tells whoever waits; the waiter may be gone when it returns.
   using resume_function = void (*)(waiter&);
 
-  explicit waiter(resume_function how) noexcept : resume(how) {
+  explicit waiter(resume_function how, resume_function when_abandoned = nullptr) noexcept
+      : resume(how), abandon(when_abandoned) {
     arrival.sender = cancellation.sender = this;
     arrival.what = message::arrival;
     cancellation.what = message::cancellation;
@@ -31,6 +32,8 @@ struct waiter : submission {
   static constexpr std::uint8_t closed = 4;
 
   resume_function resume;
+  /// Frees what waits without telling it, when the Asio context is destroyed first; null: its owner frees it.
+  resume_function abandon;
   inbox_link arrival;
   inbox_link cancellation;
   std::atomic<std::uint8_t> phase{0};

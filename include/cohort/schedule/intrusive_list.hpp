@@ -11,7 +11,7 @@ namespace cohort::inline COHORT_ABI::detail {
 
 /// Doubly linked through two members of the node. A node that is in no list has null links, which `push_back` and
 /// `erase` assert and restore: a node linked twice is found in Debug builds.
-template <class Node, Node* Node::*Previous, Node* Node::*Next>
+template <class Node, Node* Node::* Previous, Node* Node::* Next>
 class intrusive_list {
 public:
   intrusive_list() = default;

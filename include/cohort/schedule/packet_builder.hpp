@@ -29,16 +29,16 @@ inline void copy_member(std::byte* to, const void* from, std::uint32_t bytes, st
     case 80: std::memcpy(to, from, 80); return;
     case 96: std::memcpy(to, from, 96); return;
     case 128: std::memcpy(to, from, 128); return;
-    default:
-      std::memset(to + stride - 16, 0, 16);
-      std::memcpy(to, from, bytes);
+    default: break;
   }
+  std::memset(to + stride - 16, 0, 16);
+  std::memcpy(to, from, bytes);
 }
 
 }  // namespace detail
 
-/// One packet at a time: `begin`, then records (`open`, `append`..., `close` or `drop`), then `finish`. Single-threaded;
-/// allocates in its constructor alone.
+/// One packet at a time: `begin`, then records (`open`, `append`..., `close` or `drop`), then `finish`.
+/// Single-threaded; allocates in its constructor alone.
 class packet_builder {
 public:
   /// Smallest storage in which one record with one member of `stride` bytes fits.
@@ -97,10 +97,8 @@ public:
     assert(members_ > 0 && tiles > 0);
     if (tiles > std::numeric_limits<std::uint32_t>::max() - tiles_) return false;
     const std::uint32_t bytes = tail_ - end_;
-    write(end_, record_header{.op = op_,
-                              .members = static_cast<std::uint16_t>(members_),
-                              .first_tile = tiles_,
-                              .tiles = tiles});
+    write(end_, record_header{
+                    .op = op_, .members = static_cast<std::uint16_t>(members_), .first_tile = tiles_, .tiles = tiles});
     if (records_ == 0) {
       first_stride_ = bytes;
       first_tiles_ = tiles;
@@ -127,8 +125,8 @@ public:
   /// Writes header and index and returns the packet. Precondition: at least one record was closed, none is open.
   std::span<const std::byte> finish() noexcept {
     assert(records_ > 0);
-    packet_header header{.sequence = sequence_, .bytes = end_, .tiles = tiles_,
-                         .records = static_cast<std::uint16_t>(records_)};
+    packet_header header{
+        .sequence = sequence_, .bytes = end_, .tiles = tiles_, .records = static_cast<std::uint16_t>(records_)};
     if (uniform_) {
       header.uniform_tiles = static_cast<std::uint16_t>(first_tiles_);
       header.uniform_stride = first_stride_;

@@ -44,8 +44,8 @@ struct packet_report {
   std::uint32_t fused_submissions = 0;  ///< submissions that share a record with at least one other
   std::uint32_t tiles = 0;
   std::uint32_t bytes = 0;
-  std::chrono::nanoseconds oldest_wait{0};     ///< longest time that one of its submissions was pending
-  std::uint32_t packets_in_flight_before = 0;  ///< without this one
+  std::chrono::nanoseconds oldest_wait{0};            ///< longest time that one of its submissions was pending
+  std::uint32_t packets_in_flight_before = 0;         ///< without this one
   std::chrono::nanoseconds work_in_flight_before{0};  ///< estimated device work still ahead when it was formed
   std::chrono::nanoseconds estimated_work{0};         ///< of this packet
   std::size_t left_pending = 0;                       ///< submissions that stayed behind

@@ -18,8 +18,8 @@ namespace cohort::inline COHORT_ABI {
 
 /// What a policy is shown. At least one submission is pending when it is asked.
 struct queue_view {
-  std::size_t pending = 0;             ///< submissions that wait in buckets
-  time_point oldest_arrival{};         ///< of the pending ones
+  std::size_t pending = 0;      ///< submissions that wait in buckets
+  time_point oldest_arrival{};  ///< of the pending ones
   std::uint32_t packets_in_flight = 0;
   std::chrono::nanoseconds work_in_flight{0};  ///< estimated device time until everything committed is complete
   const device_rates& rates;

@@ -41,11 +41,11 @@ struct submission {
   coalescing_key key{};
   op_cost cost{};
 
-  time_point arrived{};        ///< set by the scheduler when the submission is handed in
-  void* bucket = nullptr;      ///< scheduler's own, while pending
+  time_point arrived{};         ///< set by the scheduler when the submission is handed in
+  void* bucket = nullptr;       ///< scheduler's own, while pending
   submission* older = nullptr;  ///< scheduler's own, while pending
   submission* newer = nullptr;  ///< scheduler's own, while pending
-  std::uint32_t sequence = 0;  ///< packet it was committed in; 0 when it never was
+  std::uint32_t sequence = 0;   ///< packet it was committed in; 0 when it never was
 
   error_code result{};
 };

@@ -1,0 +1,518 @@
+// The body of the resident kernel: start, relay, workers. A template over the grid it runs on, without any CUDA construct,
+// so that tests run the very same protocol on host threads under a sanitizer. Only cuda_grid.cuh and that test enter.
+//
+// A grid (one object per thread) provides:
+//   constants   poll_threads     threads 0 .. poll_threads - 1 of the relay block poll together (one warp)
+//               relay_threads    pollers and helpers together: all threads of the block but the group of the watcher
+//   identity    thread(), threads(), block(), blocks(), multiprocessor(), multiprocessors()
+//               is_poller(), is_watcher(), is_helper(), relay_rank() (0 .. relay_threads - 1, pollers first)
+//   barriers    sync() block; sync_relay() pollers and helpers; poll_sync(), poll_all(bool), poll_broadcast(u32 of 0)
+//   memory      load_acquire_system(u64*), load_acquire_system_pair(u64*, u64[2]), store_release_system(u64*, u64)
+//               load_acquire_device(u32*), load_acquire_device_pair, store_release_device_pair(u64*, u64, u64),
+//               add_device(u32*, u32) (acquire and release, returns the old value),
+//               load_shared(u32*), store_shared(u32*, u32) (within the block, relaxed)
+//               copy16(to, from), copy64(to, from): one or four 16-byte pieces, never through a read-only cache
+//   time        now() ns, relax() between polls of device memory, back_off() 1 us or more
+//   work        run<Ops>(op, members, count, tile)
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/device/ring.hpp>
+#include <cohort/op.hpp>
+#include <cohort/schedule/packet.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+/// Marks the superkernel's functions: device code under nvcc, host code where the grid is emulated.
+#define COHORT_DEVICE __device__
+#else
+#define COHORT_DEVICE
+#endif
+
+namespace cohort::inline COHORT_ABI::detail {
+
+/// Records that a worker fetches together: their reads share one round trip to L2.
+inline constexpr std::uint32_t record_batch = 4;
+
+/// Shared memory of one block, beside the ops' scratch. No initialisers: device code does not allow them here.
+template <class Ops>
+struct superkernel_shared {
+  static constexpr std::uint32_t record_bytes = sizeof(record_header) + Ops::largest_stride;
+
+  union {
+    alignas(16) std::byte records[record_batch][record_bytes];  // worker: the tiles it is about to run
+    std::uint16_t arrivals[max_multiprocessors];                // start: blocks on each multiprocessor
+  };
+  std::uint32_t offsets[record_batch];
+  std::uint64_t announcement[2];
+  std::uint32_t target;
+
+  std::uint32_t failed;
+  std::uint32_t takes_part;
+  std::uint32_t number;
+  std::uint32_t participants;
+
+  std::uint32_t header[sizeof(packet_header) / 4];  // relay: of the packet that just arrived
+  std::uint32_t targets[ring_slots];
+  std::uint32_t copy_bytes;
+  std::uint32_t leave;
+  std::uint32_t stop_seen;
+  std::uint32_t relay_done;
+};
+
+/// Reads a T that lies aligned among bytes.
+template <class T>
+COHORT_DEVICE inline T read_as(const std::byte* at) {
+  T value;
+  // Said aloud because device code reads byte by byte otherwise.
+  std::memcpy(&value, __builtin_assume_aligned(at, alignof(T)), sizeof value);
+  return value;
+}
+
+/// One thread's view of a residency. Every thread of the grid constructs one and calls `run` once.
+template <class Ops, class Grid>
+class superkernel {
+public:
+  using shared_type = superkernel_shared<Ops>;
+
+  COHORT_DEVICE superkernel(Grid& grid, const residency& parameters, shared_type& shared)
+      : grid_(grid), p_(parameters), shared_(shared) {}
+
+  COHORT_DEVICE void run() {
+    if (!start()) return;
+    // The last number relays; with the numbering by multiprocessor it sits where the blocks run out.
+    if (shared_.number + 1 == shared_.participants) {
+      relay();
+    } else {
+      work();
+    }
+  }
+
+private:
+  // ---- start: count, meet, number ------------------------------------------------------------------------------------
+
+  /// Numbers the blocks so that neighbours sit on different multiprocessors: first one block of each, then the second
+  /// of each, and so on. A packet with fewer tiles than workers then spreads over the whole device. False: this block
+  /// takes no part (its multiprocessor is left to others) or the grid is broken.
+  COHORT_DEVICE bool start() {
+    device_ring& ring = *p_.device;
+    std::uint32_t* const arrivals = ring.arrivals[p_.launch & 1];
+    const std::uint32_t multiprocessor = grid_.multiprocessor();
+    std::uint32_t rank = 0;
+    if (grid_.thread() == 0) rank = grid_.add_device(&arrivals[multiprocessor], 1);
+    if (grid_.block() == 0) {
+      // Leftovers of the residency before, whose blocks are all gone. Before the barrier: nobody reads these yet. A ticket
+      // of the past, in both words: a zero could be the stamp of a ticket to come.
+      const announced past{.ticket = p_.first - announcement_slots};
+      for (std::uint32_t i = grid_.thread(); i < announcement_slots; i += grid_.threads()) {
+        grid_.store_release_device_pair(ring.announcements[i].words, announcement_head(past),
+                                        announcement_rest(past));
+      }
+      std::uint32_t* const other = ring.arrivals[(p_.launch + 1) & 1];
+      for (std::uint32_t i = grid_.thread(); i < max_multiprocessors; i += grid_.threads()) other[i] = 0;
+    }
+    grid_.sync();
+    if (grid_.thread() == 0) shared_.failed = meet() ? 0 : 1;
+    grid_.sync();
+    if (shared_.failed != 0) return false;
+
+    for (std::uint32_t i = grid_.thread(); i < grid_.multiprocessors(); i += grid_.threads()) {
+      shared_.arrivals[i] = static_cast<std::uint16_t>(arrivals[i]);
+    }
+    grid_.sync();
+    if (grid_.thread() == 0) number(multiprocessor, rank);
+    grid_.sync();
+    return shared_.takes_part != 0;
+  }
+
+  /// Barrier over the grid. The counter is never reset: launch n is complete at n times the number of blocks.
+  COHORT_DEVICE bool meet() {
+    std::uint32_t* const barrier = &p_.device->start_barrier.value;
+    const std::uint32_t all = p_.launch * grid_.blocks();
+    grid_.add_device(barrier, 1);
+    const std::uint64_t since = grid_.now();
+    while (ticket_distance(grid_.load_acquire_device(barrier), all) < 0) {
+      if (grid_.now() - since > p_.limit) {
+        report(ring_fault::start_barrier, p_.first);
+        return false;
+      }
+      grid_.relax();
+    }
+    return true;
+  }
+
+  COHORT_DEVICE void number(std::uint32_t multiprocessor, std::uint32_t rank) {
+    std::uint32_t used = 0;          // multiprocessors with blocks so far, in the order of their numbers
+    std::uint32_t participants = 0;  // blocks on those within the budget
+    std::uint32_t before = 0;        // of them, those that come before this block
+    bool within = false;
+    for (std::uint32_t i = 0; i < grid_.multiprocessors(); ++i) {
+      const std::uint32_t here = shared_.arrivals[i];
+      if (here == 0 || used == p_.sm_budget) continue;
+      ++used;
+      participants += here;
+      before += here < rank ? here : rank;
+      if (i < multiprocessor && here > rank) ++before;
+      if (i == multiprocessor) within = true;
+    }
+    shared_.takes_part = within && participants >= 2 ? 1 : 0;
+    shared_.number = before;
+    shared_.participants = participants;
+    if (within && before == 0 && participants < 2) report(ring_fault::no_workers, p_.first);
+  }
+
+  COHORT_DEVICE void report(ring_fault code, std::uint32_t ticket) {
+    grid_.store_release_system(&p_.host->fault, make_fault(code, grid_.block(), ticket));
+  }
+
+  // ---- relay: host memory -> device memory -> workers ----------------------------------------------------------------
+
+  COHORT_DEVICE void relay() {
+    for (std::uint32_t i = grid_.thread(); i < ring_slots; i += grid_.threads()) {
+      // Nothing is under way yet: the counters stand still until this block announces something.
+      shared_.targets[i] = grid_.load_acquire_device(&p_.device->counters[i].value);
+    }
+    if (grid_.thread() == 0) {
+      shared_.stop_seen = 0;
+      shared_.relay_done = 0;
+      shared_.leave = 0;
+    }
+    grid_.sync();
+    if (grid_.is_poller()) {
+      poll();
+    } else if (grid_.is_helper()) {
+      help();
+    } else if (grid_.is_watcher()) {
+      watch();
+    }
+  }
+
+  /// Looks for the host's wish to stop, on its own and rarely, so that the main poll pays nothing for it. Ends with the
+  /// pollers, whose every wait is bounded.
+  COHORT_DEVICE void watch() {
+    while (grid_.load_shared(&shared_.relay_done) == 0) {
+      // Equality: a wish about an earlier launch stays in the word for as long as it likes.
+      if (grid_.load_acquire_system(&p_.host->stop) == p_.launch) {
+        grid_.store_shared(&shared_.stop_seen, 1);
+        return;
+      }
+      grid_.back_off();
+    }
+  }
+
+  /// Copies the bulk of large packets with the pollers. A barrier, no spin: the pollers arrive or let it go.
+  COHORT_DEVICE void help() {
+    for (;;) {
+      grid_.sync_relay();
+      if (shared_.leave != 0) return;
+      copy_bulk(shared_.header[0], shared_.copy_bytes);
+      grid_.sync_relay();
+    }
+  }
+
+  COHORT_DEVICE void copy_bulk(std::uint32_t ticket, std::uint32_t bytes) {
+    const std::byte* const from = p_.host->slots[ticket % ring_slots].bulk;
+    std::byte* const to = p_.device->slots[ticket % ring_slots].packet + inline_bytes;
+    constexpr std::uint32_t piece = 16;
+    constexpr std::uint32_t row = Grid::relay_threads * piece;
+    std::uint32_t at = grid_.relay_rank() * piece;
+    // Four loads in flight per thread: one read across the bus takes longer than all else here.
+    for (; at + 3 * row < bytes; at += 4 * row) grid_.copy64(to + at, from + at, row);
+    for (; at < bytes; at += row) grid_.copy16(to + at, from + at);
+  }
+
+  static constexpr std::uint32_t poll_pairs = inline_elements / (2 * Grid::poll_threads);
+  static_assert(poll_pairs * 2 * Grid::poll_threads == inline_elements);
+
+  /// What thread 0 of the pollers makes of a look at the slot; sent to all pollers in one word.
+  static constexpr std::uint32_t verdict_nothing = 0;
+  static constexpr std::uint32_t verdict_leave = 0xffffffffu;
+  // Anything else: bytes of the packet whose header is there.
+
+  COHORT_DEVICE void poll() {
+    const std::uint32_t thread = grid_.thread();
+    const std::uint64_t started = grid_.now();
+    std::uint64_t idle_since = started;
+    std::uint64_t torn_since = 0;  // 0: no packet has begun to arrive
+    std::uint32_t first_worker = 0;
+    std::uint32_t ticket = p_.first;
+    std::uint64_t seen[poll_pairs][2];
+
+    for (;;) {
+      ring_slot& slot = p_.host->slots[ticket % ring_slots];
+      for (std::uint32_t i = 0; i < poll_pairs; ++i) {
+        grid_.load_acquire_system_pair(&slot.elements[2 * (i * Grid::poll_threads + thread)], seen[i]);
+      }
+
+      std::uint32_t verdict = verdict_nothing;
+      if (thread == 0) verdict = judge(ticket, seen[0][1], started, idle_since, torn_since);
+      verdict = grid_.poll_broadcast(verdict);
+      if (verdict == verdict_leave) break;
+      if (verdict == verdict_nothing) continue;
+
+      // The reads of one look have no order among themselves: it counts only when every element needed has the stamp.
+      const std::uint32_t needed = verdict < inline_bytes ? verdict / 4 : inline_elements;
+      bool whole = true;
+      for (std::uint32_t i = 0; i < poll_pairs; ++i) {
+        const std::uint32_t element = 2 * (i * Grid::poll_threads + thread);
+        whole = whole && (element >= needed ||
+                          (element_stamp(seen[i][0]) == ticket && element_stamp(seen[i][1]) == ticket));
+      }
+      if (!grid_.poll_all(whole)) {
+        // `judge` bounds this: it leaves with a fault when the rest does not come.
+        if (torn_since == 0) torn_since = grid_.now();
+        continue;
+      }
+      torn_since = 0;
+
+      first_worker = forward(ticket, verdict, needed, seen, first_worker);
+      if (first_worker == bad_header) break;
+      ++ticket;
+      idle_since = grid_.now();
+    }
+
+    if (thread == 0) {
+      // First the workers, then the host: it may start the next residency as soon as it knows.
+      announce({.ticket = ticket});
+      grid_.store_release_system(&p_.host->gone, make_element(p_.launch, ticket));
+      shared_.leave = 1;
+      grid_.store_shared(&shared_.relay_done, 1);
+    }
+    grid_.sync_relay();
+  }
+
+  /// Thread 0 of the pollers: whether there is a packet, and whether to stay.
+  COHORT_DEVICE std::uint32_t judge(std::uint32_t ticket, std::uint64_t size_element, std::uint64_t started,
+                                    std::uint64_t idle_since, std::uint64_t torn_since) {
+    if (p_.bounded != 0 && ticket == p_.until) return verdict_leave;
+    if (grid_.load_shared(&shared_.stop_seen) != 0) return verdict_leave;
+    const std::uint64_t now = grid_.now();
+    if (p_.longest != 0 && now - started > p_.longest) return verdict_leave;
+    if (element_stamp(size_element) == ticket) {
+      const std::uint32_t bytes = element_data(size_element);
+      if (bytes < sizeof(packet_header) || bytes > packet_capacity || bytes % 16 != 0) {
+        report(ring_fault::bad_packet, ticket);
+        return verdict_leave;
+      }
+      if (torn_since != 0 && now - torn_since > p_.limit) {
+        report(ring_fault::torn_packet, ticket);
+        return verdict_leave;
+      }
+      return bytes;
+    }
+    if (now - idle_since <= (p_.bounded != 0 ? p_.limit : p_.linger)) return verdict_nothing;
+    // A bounded residency was promised its packets.
+    if (p_.bounded != 0) report(ring_fault::torn_packet, ticket);
+    return verdict_leave;
+  }
+
+  static constexpr std::uint32_t bad_header = 0xffffffffu;
+
+  /// Moves a whole packet to device memory and tells the workers. Returns the worker with which the next packet starts:
+  /// packets take the workers in turn, so that small ones in flight together land on different multiprocessors.
+  COHORT_DEVICE std::uint32_t forward(std::uint32_t ticket, std::uint32_t bytes, std::uint32_t needed,
+                                      const std::uint64_t (&seen)[poll_pairs][2], std::uint32_t first_worker) {
+    const std::uint32_t thread = grid_.thread();
+    device_slot& slot = p_.device->slots[ticket % ring_slots];
+    constexpr std::uint32_t header_words = sizeof(packet_header) / 4;
+    for (std::uint32_t i = 0; i < poll_pairs; ++i) {
+      const std::uint32_t element = 2 * (i * Grid::poll_threads + thread);
+      if (element >= needed) continue;
+      const std::uint32_t data[2] = {element_data(seen[i][0]), element_data(seen[i][1])};
+      std::memcpy(__builtin_assume_aligned(slot.packet + element * 4, 8), data, sizeof data);
+      if (element < header_words) {
+        // Word 0, the sequence, is of no use here; its place tells the helpers the ticket.
+        shared_.header[element] = element == 0 ? ticket : data[0];
+        shared_.header[element + 1] = data[1];
+      }
+    }
+    if (bytes > inline_bytes) {
+      if (thread == 0) shared_.copy_bytes = bytes - inline_bytes;
+      grid_.poll_sync();
+      grid_.sync_relay();
+      copy_bulk(ticket, bytes - inline_bytes);
+      grid_.sync_relay();
+    } else {
+      grid_.poll_sync();
+    }
+
+    const std::uint32_t workers = shared_.participants - 1;
+    const std::uint32_t tiles = shared_.header[2];
+    if (tiles == 0) {
+      if (thread == 0) report(ring_fault::bad_packet, ticket);
+      return bad_header;
+    }
+    if (thread == 0) {
+      std::uint32_t& target = shared_.targets[ticket % ring_slots];
+      target += tiles < workers ? tiles : workers;
+      slot.target = target;
+      announce({.ticket = ticket,
+                .tiles = tiles,
+                .first_worker = first_worker,
+                .uniform_tiles = shared_.header[3] >> 16,
+                .uniform_stride = shared_.header[4]});
+    }
+    // The next packet's header must not overwrite this one while a poller still reads it.
+    grid_.poll_sync();
+    return (first_worker + tiles % workers) % workers;
+  }
+
+  /// Release: whoever acquires it sees the device slot, also what other pollers and helpers wrote before the barrier.
+  COHORT_DEVICE void announce(const announced& a) {
+    grid_.store_release_device_pair(p_.device->announcements[a.ticket % announcement_slots].words,
+                                    announcement_head(a), announcement_rest(a));
+  }
+
+  // ---- workers -------------------------------------------------------------------------------------------------------
+
+  COHORT_DEVICE void work() {
+    const std::uint32_t workers = shared_.participants - 1;
+    const std::uint32_t number = shared_.number;
+    if (number == 0 && grid_.thread() == 0) grid_.store_release_system(&p_.host->workers, workers);
+    std::uint32_t ticket = p_.first;  // only thread 0 counts
+    for (;;) {
+      if (grid_.thread() == 0) ticket = listen(ticket, number, workers);
+      grid_.sync();
+      const announced packet = read_announcement(shared_.announcement[0], shared_.announcement[1]);
+      if (packet.tiles == 0) return;
+      run_tiles(packet, number, workers);
+      if (grid_.thread() == 0) count(packet.ticket);
+    }
+  }
+
+  COHORT_DEVICE static std::uint32_t first_tile(const announced& packet, std::uint32_t number, std::uint32_t workers) {
+    return number >= packet.first_worker ? number - packet.first_worker : number + workers - packet.first_worker;
+  }
+
+  /// Thread 0: goes through the announcements from `ticket` on until one concerns this block, and puts it into shared
+  /// memory. Returns the ticket after it.
+  COHORT_DEVICE std::uint32_t listen(std::uint32_t ticket, std::uint32_t number, std::uint32_t workers) {
+    std::uint64_t words[2];
+    std::uint64_t since = 0;
+    std::uint32_t looks = 0;
+    for (;;) {
+      grid_.load_acquire_device_pair(p_.device->announcements[ticket % announcement_slots].words, words);
+      const announced packet = read_announcement(words[0], words[1]);
+      const std::int32_t ahead = ticket_distance(packet.ticket, ticket);
+      const bool here = ahead == 0 && belong_together(words[0], words[1]);
+      if (here && (packet.tiles == 0 || first_tile(packet, number, workers) < packet.tiles)) break;
+      if (here || ahead > 0) {
+        // Not for this block, or already over: see `announcement`.
+        ++ticket;
+        looks = 0;
+        continue;
+      }
+      // The clock is read now and then: reading it costs as much as a look.
+      if (looks++ % 256 == 0) {
+        const std::uint64_t now = grid_.now();
+        if (looks == 1) {
+          since = now;
+        } else if (now - since > p_.linger + 2 * p_.limit) {
+          // The relay leaves after `linger` without work and waits nowhere longer than `limit`.
+          report(ring_fault::silent_relay, ticket);
+          words[0] = announcement_head({.ticket = ticket});
+          words[1] = 0;
+          break;
+        }
+      }
+      grid_.relax();
+    }
+    shared_.announcement[0] = words[0];
+    shared_.announcement[1] = words[1];
+    return ticket + 1;
+  }
+
+  /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
+  /// counter. Ends with a barrier, after which every thread's work is done.
+  COHORT_DEVICE void run_tiles(const announced& packet, std::uint32_t number, std::uint32_t workers) {
+    const device_slot& slot = p_.device->slots[packet.ticket % ring_slots];
+    const std::uint32_t mine = first_tile(packet, number, workers);
+    const std::uint32_t total = (packet.tiles - mine + workers - 1) / workers;
+    if (grid_.thread() + 1 == grid_.threads()) shared_.target = slot.target;
+
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+    for (std::uint32_t done = 0; done < total; done += record_batch) {
+      const std::uint32_t batch = total - done < record_batch ? total - done : record_batch;
+      fetch(packet, slot, mine + done * workers, workers, batch);
+      // One place that runs tiles: every op is compiled once into it.
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+      for (std::uint32_t i = 0; i < batch; ++i) {
+        const auto record = read_as<record_header>(shared_.records[i]);
+        // A fused record's members may be many; they stay in device memory.
+        const std::byte* const members =
+            (record.members == 1 ? shared_.records[i] : slot.packet + shared_.offsets[i]) + sizeof record;
+        const std::uint32_t tile = mine + (done + i) * workers;
+        grid_.template run<Ops>(record.op, members, record.members, tile - record.first_tile);
+        grid_.sync();
+      }
+    }
+  }
+
+  /// Brings the records of `batch` tiles (`tile`, `tile + workers`, ...) into shared memory: one round trip to L2 when
+  /// the packet is uniform, two otherwise.
+  COHORT_DEVICE void fetch(const announced& packet, const device_slot& slot, std::uint32_t tile, std::uint32_t workers,
+                           std::uint32_t batch) {
+    constexpr std::uint32_t piece = 16;
+    std::uint32_t pieces = shared_type::record_bytes / piece;
+    if (packet.uniform_tiles != 0) {
+      if (packet.uniform_stride / piece < pieces) pieces = packet.uniform_stride / piece;
+      for (std::uint32_t i = grid_.thread(); i < batch; i += grid_.threads()) {
+        shared_.offsets[i] = offset_of(packet, tile + i * workers);
+      }
+    } else {
+      locate(packet, slot, tile, workers, batch);
+      grid_.sync();
+    }
+    for (std::uint32_t i = grid_.thread(); i < batch * pieces; i += grid_.threads()) {
+      const std::uint32_t which = i / pieces;
+      const std::uint32_t part = i % pieces * piece;
+      // Uniform: computed again rather than waited for.
+      const std::uint32_t offset =
+          packet.uniform_tiles != 0 ? offset_of(packet, tile + which * workers) : shared_.offsets[which];
+      grid_.copy16(shared_.records[which] + part, slot.packet + offset + part);
+    }
+    grid_.sync();
+  }
+
+  COHORT_DEVICE static std::uint32_t offset_of(const announced& packet, std::uint32_t tile) {
+    return static_cast<std::uint32_t>(sizeof(packet_header)) + tile / packet.uniform_tiles * packet.uniform_stride;
+  }
+
+  /// Finds the records by reading the whole index once, side by side: the thread that holds the entry with
+  /// first_tile <= tile < next first_tile knows the answer, and no other does.
+  COHORT_DEVICE void locate(const announced& packet, const device_slot& slot, std::uint32_t tile, std::uint32_t workers,
+                            std::uint32_t batch) {
+    const auto header = read_as<packet_header>(slot.packet);
+    const std::byte* const index = slot.packet + header.index_offset;
+    for (std::uint32_t i = grid_.thread(); i < header.records; i += grid_.threads()) {
+      const auto entry = read_as<record_index>(index + i * sizeof(record_index));
+      std::uint32_t next = packet.tiles;
+      if (i + 1 < header.records) next = read_as<record_index>(index + (i + 1) * sizeof(record_index)).first_tile;
+      for (std::uint32_t which = 0; which < batch; ++which) {
+        const std::uint32_t wanted = tile + which * workers;
+        if (entry.first_tile <= wanted && wanted < next) shared_.offsets[which] = entry.offset;
+      }
+    }
+  }
+
+  /// Thread 0, after the barrier that ends the block's tiles. Release: what this block wrote is visible to the block that
+  /// counts last; acquire: that block has seen what all others wrote before it tells the host.
+  COHORT_DEVICE void count(std::uint32_t ticket) {
+    const std::uint32_t target = shared_.target;
+    const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);
+    if (before + 1 == target) grid_.store_release_system(&p_.host->completions[ticket % ring_slots], ticket);
+  }
+
+  Grid& grid_;
+  const residency& p_;
+  shared_type& shared_;
+};
+
+}  // namespace cohort::inline COHORT_ABI::detail

@@ -1,0 +1,57 @@
+// Which rows a tile of a fused GEMM has: tiles are cut from the stack of all members' rows, so one tile may read and
+// write the buffers of many members. The tile engines of this folder enter; ops include their engines instead.
+#pragma once
+
+#include <cohort/config.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cohort::inline COHORT_ABI::ops::detail::gemm {
+
+/// The buffers of one row of a tile. `y` is null for rows past the last member; `residual` is null where there is none.
+template <class T>
+struct tile_row {
+  const T* x;
+  const T* residual;
+  T* y;
+};
+
+/// Row `row` of the stack, which belongs to `op`.
+template <class Op>
+COHORT_HD
+inline tile_row<typename Op::value_type> row_of(const Op& op, std::uint32_t row) {
+  const std::size_t own = row - op.first_row;
+  return {op.x + own * op.k, op.residual == nullptr ? nullptr : op.residual + own * op.n, op.y + own * op.n};
+}
+
+/// Fills `table` with rows [first, first + TileRows) of the stack. A team of threads; ends in a barrier. `owner` is
+/// shared storage for TileRows words, free again afterwards.
+///
+/// The members are looked through by all threads at once, so that it costs two reads of global memory, one after the
+/// other, however many members there are; a search per row would cost as many as it has steps. Plain loads: the members
+/// are rewritten between packets.
+template <std::uint32_t TileRows, class Context, class Op>
+COHORT_HD
+void find_rows(const Context& context, const Op* members, std::uint32_t count, std::uint32_t first,
+               tile_row<typename Op::value_type>* table, std::uint32_t* owner) {
+  const std::uint32_t total = members->total_rows;
+  if (count > 1) {
+    for (std::uint32_t m = context.rank(); m < count; m += context.size()) {
+      const std::uint32_t begin = members[m].first_row;
+      const std::uint32_t end = begin + members[m].row_count;
+      const std::uint32_t low = begin > first ? begin : first;
+      const std::uint32_t high = end < first + TileRows ? end : first + TileRows;
+      for (std::uint32_t row = low; row < high; ++row) owner[row - first] = m;
+    }
+    context.sync();
+  }
+  for (std::uint32_t r = context.rank(); r < TileRows; r += context.size()) {
+    tile_row<typename Op::value_type> found{nullptr, nullptr, nullptr};
+    if (first + r < total) found = row_of(members[count > 1 ? owner[r] : 0], first + r);
+    table[r] = found;
+  }
+  context.sync();
+}
+
+}  // namespace cohort::inline COHORT_ABI::ops::detail::gemm
