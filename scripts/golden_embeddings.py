@@ -2,7 +2,8 @@
 """Writes the golden vectors of the semantic search demo into tests/data.
 
 They come from an implementation that shares no code with the demo. Embeddings: Hugging Face's BertModel under
-PyTorch in fp32 on the CPU. Token ids: Hugging Face's BertTokenizerFast. Needs torch, transformers and numpy; made with torch 1.13.1, transformers 4.40.2, tokenizers 0.19.1:
+PyTorch in fp32 on the CPU. Token ids: Hugging Face's BertTokenizerFast. Needs torch, transformers and numpy; made with torch
+1.13.1, transformers 4.40.2, tokenizers 0.19.1:
 
     apt-get install python3-torch python3-venv
     python3 -m venv --system-site-packages /tmp/golden && /tmp/golden/bin/pip install transformers==4.40.2

@@ -15,8 +15,8 @@
 
 namespace cohort::testing {
 
-/// Completes on request (`complete`), from any thread, or with `automatic` inside `poll`. Runs the ops before it completes
-/// them with success.
+/// Completes on request (`complete`), from any thread, or with `automatic` inside `poll`. Runs the ops before it
+/// completes them with success.
 template <class Ops>
 class manual_backend final : public backend {
 public:
@@ -70,7 +70,8 @@ public:
   }
   void deallocate(memory_kind, void* pointer) noexcept override { std::free(pointer); }
 
-  // -- for the test, any thread -------------------------------------------------------------------------------------------
+  // -- for the test, any thread
+  // -------------------------------------------------------------------------------------------
 
   /// Completes the oldest packet (or the newest); false when none is committed.
   bool complete(error_code result, bool newest = false) {

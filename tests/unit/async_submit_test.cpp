@@ -58,7 +58,8 @@ struct served {
 
 /// An executor that the test drives.
 struct driven {
-  driven() : owned(std::make_unique<manual>()), device(*owned), gpu(io, std::move(owned), {.driven_by = drive::caller}) {}
+  driven()
+      : owned(std::make_unique<manual>()), device(*owned), gpu(io, std::move(owned), {.driven_by = drive::caller}) {}
   asio::io_context io;
   std::atomic<int> x = 0;
   std::unique_ptr<manual> owned;
@@ -231,8 +232,8 @@ TEST_CASE("a timer that wins over a pending operation cancels it, and nothing is
   std::size_t winner = 9;
   auto work = [&]() -> asio::awaitable<void> {
     asio::steady_timer timer(io, std::chrono::milliseconds(1));
-    const auto result = co_await (gpu.async_submit(add_one{&x}, asio::use_awaitable) ||
-                                  timer.async_wait(asio::use_awaitable));
+    const auto result =
+        co_await (gpu.async_submit(add_one{&x}, asio::use_awaitable) || timer.async_wait(asio::use_awaitable));
     winner = result.index();
   };
   asio::co_spawn(io, work(), asio::detached);

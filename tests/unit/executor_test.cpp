@@ -291,7 +291,9 @@ TEST_CASE("every submission ends once under any interleaving of submit, cancel, 
         case 3:
           if (!stops.empty()) stops[random() % stops.size()].request_stop();
           break;
-        case 4: f.device.complete(random() % 4 == 0 ? error_code(errc::device_lost) : error_code(), random() % 2 == 0); break;
+        case 4:
+          f.device.complete(random() % 4 == 0 ? error_code(errc::device_lost) : error_code(), random() % 2 == 0);
+          break;
         case 5:
         case 6: f.gpu.poll(); break;
         case 7:
@@ -337,7 +339,9 @@ TEST_CASE("cancellation, completion and submission on different threads end ever
           std::this_thread::yield();
         }
       });
-      auto work = [](pooled& g, std::atomic<int>& v) -> task<error_code> { co_return co_await g.try_submit(add_one{&v}); };
+      auto work = [](pooled& g, std::atomic<int>& v) -> task<error_code> {
+        co_return co_await g.try_submit(add_one{&v});
+      };
       for (int i = 0; i < count; ++i) {
         detail::start(work(gpu, x), stops[static_cast<std::size_t>(i)].get_token(),
                       [&](std::exception_ptr e, std::optional<error_code> ec) {

@@ -381,7 +381,10 @@ TEST_CASE("a cancellation signal reaches through when_any") {
   CHECK(value == "stopped");
 }
 
-task<bool> stop_possible() { co_return (co_await cohort::get_stop_token()).stop_possible(); }
+task<bool> stop_possible() {
+  const std::stop_token token = co_await cohort::get_stop_token();
+  co_return token.stop_possible();
+}
 
 TEST_CASE("without a slot the task's stop token never stops") {
   asio::io_context context;

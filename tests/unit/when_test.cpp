@@ -146,14 +146,16 @@ TEST_CASE("when_all starts and finishes every task although an earlier one has f
   CHECK(later_ran);
 }
 
-task<bool> sees_stop() { co_return (co_await cohort::get_stop_token()).stop_requested(); }
+task<bool> sees_stop() {
+  const std::stop_token token = co_await cohort::get_stop_token();  // named: nvcc drops parentheses around co_await
+  co_return token.stop_requested();
+}
 task<> keep_in(task<bool> t, bool& to) { to = co_await std::move(t); }
 
 TEST_CASE("in when_all a task that fails asks its siblings to stop, those not yet started too, but not its parent") {
   bool sibling_saw = false;
   std::stop_source source;
   run_queue queue;
-  event e;
   outcome<std::tuple<int, int, void_value>> result;
   fixtures::start(when_all(one_when_stopped(queue), fails("cause"), keep_in(sees_stop(), sibling_saw)), result,
                   source.get_token());
@@ -220,7 +222,6 @@ TEST_CASE("destroying a coroutine suspended in when_all destroys all children, e
 // --- when_any ---
 
 TEST_CASE("when_any returns the index and the value of the first to finish") {
-  event a;
   event b;
   run_queue queue;
   outcome<cohort::when_any_result<std::variant<int, int, int>>> result;
@@ -304,7 +305,6 @@ TEST_CASE("when_any of an empty vector is an invalid argument") {
 TEST_CASE("a stop of the parent reaches through when_any, and the first to answer wins") {
   run_queue queue;
   std::stop_source source;
-  event never;
   outcome<cohort::when_any_result<std::variant<std::tuple<int, int>, int>>> result;
   fixtures::start(when_any(two_levels(queue), one_when_stopped(queue)), result, source.get_token());
   queue.run();

@@ -107,7 +107,7 @@ public:
 
   void* allocate(memory_kind kind, std::size_t bytes, std::size_t alignment) noexcept override {
     void* block = arena_of(kind).allocate(bytes, alignment);
-    if (block != nullptr) detail::unpoison(block, bytes);
+    if (block != nullptr) memory_of(kind).show(block, bytes);
     return block;
   }
 
@@ -115,7 +115,9 @@ public:
     if (pointer == nullptr) return;
     arena& owner = arena_of(kind);
     // Before it goes back: afterwards it may be another's at once.
-    if constexpr (detail::poisons_memory) detail::poison(pointer, owner.block_bytes(pointer));
+    if constexpr (detail::memory_can_hide) {
+      if (const std::size_t bytes = owner.block_bytes(pointer); bytes != 0) memory_of(kind).hide(pointer, bytes);
+    }
     [[maybe_unused]] const bool known = owner.deallocate(pointer);
     assert(known && "returned twice, or with another memory_kind, or not from this backend");
   }
@@ -146,6 +148,9 @@ private:
             .spin = workers < cores ? options.spin : std::min(options.spin, crowded)};
   }
 
+  const detail::lazy_memory& memory_of(memory_kind kind) const noexcept {
+    return kind == memory_kind::device ? device_memory_ : pinned_memory_;
+  }
   arena& arena_of(memory_kind kind) noexcept { return kind == memory_kind::device ? device_ : pinned_; }
 
   detail::lazy_memory device_memory_;

@@ -23,28 +23,15 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
+/// Whether this build hides memory that nobody owns from accesses (see `lazy_memory::hide`).
 #if defined(COHORT_ADDRESS_SANITIZER)
-inline constexpr bool poisons_memory = true;
+inline constexpr bool memory_can_hide = true;
 #else
-inline constexpr bool poisons_memory = false;
+inline constexpr bool memory_can_hide = false;
 #endif
-
-/// Makes the address sanitizer report any access to [pointer, pointer + bytes) until `unpoison`.
-inline void poison([[maybe_unused]] const void* pointer, [[maybe_unused]] std::size_t bytes) noexcept {
-#if defined(COHORT_ADDRESS_SANITIZER)
-  __asan_poison_memory_region(pointer, bytes);
-#endif
-}
-
-inline void unpoison([[maybe_unused]] const void* pointer, [[maybe_unused]] std::size_t bytes) noexcept {
-#if defined(COHORT_ADDRESS_SANITIZER)
-  __asan_unpoison_memory_region(pointer, bytes);
-#endif
-}
 
 /// Owns `bytes` of private zeroed address space, aligned to a page. Pages cost memory from their first access on. The
-/// space starts poisoned (its first 64 MiB, because poison costs memory): whoever hands out a part of it unpoisons that
-/// part.
+/// space starts hidden: whoever hands out a part of it shows that part first.
 class lazy_memory {
 public:
   /// Throws `system_error(errc::out_of_memory)` when the system refuses; 0 bytes are no memory at all.
@@ -58,7 +45,7 @@ public:
     // Weights are read end to end, again and again. Only advice: an error here changes no result.
     (void)::madvise(mapped, bytes, MADV_HUGEPAGE);
 #endif
-    poison(data_, std::min(bytes_, most_poisoned));
+    hide(data_, bytes_);
   }
 
   lazy_memory(lazy_memory&& other) noexcept
@@ -68,15 +55,35 @@ public:
   ~lazy_memory() {
     if (data_ == nullptr) return;
     // The sanitizer does not forget by itself, and the next owner of these addresses is a stranger.
-    unpoison(data_, bytes_);
+    show(data_, bytes_);
     (void)::munmap(data_, bytes_);
   }
 
   std::byte* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return bytes_; }
 
+  /// Under the address sanitizer: any access to [from, from + bytes) is reported until `show`. Only the first 64 MiB
+  /// take part, because the sanitizer pays for hidden memory with memory; arenas fill up from the start.
+  void hide([[maybe_unused]] const void* from, [[maybe_unused]] std::size_t bytes) const noexcept {
+#if defined(COHORT_ADDRESS_SANITIZER)
+    __asan_poison_memory_region(from, clipped(from, bytes));
+#endif
+  }
+
+  void show([[maybe_unused]] const void* from, [[maybe_unused]] std::size_t bytes) const noexcept {
+#if defined(COHORT_ADDRESS_SANITIZER)
+    __asan_unpoison_memory_region(from, clipped(from, bytes));
+#endif
+  }
+
 private:
-  static constexpr std::size_t most_poisoned = std::size_t{64} << 20;
+#if defined(COHORT_ADDRESS_SANITIZER)
+  std::size_t clipped(const void* from, std::size_t bytes) const noexcept {
+    constexpr std::size_t most = std::size_t{64} << 20;
+    const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(from) - data_);
+    return std::min(bytes, most - std::min(offset, most));
+  }
+#endif
 
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;

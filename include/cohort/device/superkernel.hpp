@@ -11,7 +11,8 @@
 //               load_acquire_device(u32*), load_acquire_device_pair, store_release_device_pair(u64*, u64, u64),
 //               add_device(u32*, u32) (acquire and release, returns the old value),
 //               load_shared(u32*), store_shared(u32*, u32) (within the block, relaxed)
-//               copy16(to, from), copy64(to, from): one or four 16-byte pieces, never through a read-only cache
+//               copy16_system(to, from), copy16_device(to, from): 16 bytes, never through a read-only cache
+//               copy64_system(to, from, row): four of them, `row` bytes apart, all loads before the first store
 //   time        now() ns, relax() between polls of device memory, back_off() 1 us or more
 //   work        run<Ops>(op, members, count, tile)
 #pragma once
@@ -63,13 +64,10 @@ struct superkernel_shared {
   std::uint32_t relay_done;
 };
 
-/// Reads a T that lies aligned among bytes.
+/// The T that lies aligned among bytes. No memcpy: from that, device code is made that reads byte by byte.
 template <class T>
-COHORT_DEVICE inline T read_as(const std::byte* at) {
-  T value;
-  // Said aloud because device code reads byte by byte otherwise.
-  std::memcpy(&value, __builtin_assume_aligned(at, alignof(T)), sizeof value);
-  return value;
+COHORT_DEVICE inline const T& read_as(const std::byte* at) {
+  return *reinterpret_cast<const T*>(at);
 }
 
 /// One thread's view of a residency. Every thread of the grid constructs one and calls `run` once.
@@ -108,8 +106,8 @@ private:
       // of the past, in both words: a zero could be the stamp of a ticket to come.
       const announced past{.ticket = p_.first - announcement_slots};
       for (std::uint32_t i = grid_.thread(); i < announcement_slots; i += grid_.threads()) {
-        grid_.store_release_device_pair(ring.announcements[i].words, announcement_head(past),
-                                        announcement_rest(past));
+        ring.announcements[i].words[0] = announcement_head(past);
+        ring.announcements[i].words[1] = announcement_rest(past);
       }
       std::uint32_t* const other = ring.arrivals[(p_.launch + 1) & 1];
       for (std::uint32_t i = grid_.thread(); i < max_multiprocessors; i += grid_.threads()) other[i] = 0;
@@ -220,8 +218,8 @@ private:
     constexpr std::uint32_t row = Grid::relay_threads * piece;
     std::uint32_t at = grid_.relay_rank() * piece;
     // Four loads in flight per thread: one read across the bus takes longer than all else here.
-    for (; at + 3 * row < bytes; at += 4 * row) grid_.copy64(to + at, from + at, row);
-    for (; at < bytes; at += row) grid_.copy16(to + at, from + at);
+    for (; at + 3 * row < bytes; at += 4 * row) grid_.copy64_system(to + at, from + at, row);
+    for (; at < bytes; at += row) grid_.copy16_system(to + at, from + at);
   }
 
   static constexpr std::uint32_t poll_pairs = inline_elements / (2 * Grid::poll_threads);
@@ -444,7 +442,7 @@ private:
 #pragma unroll 1
 #endif
       for (std::uint32_t i = 0; i < batch; ++i) {
-        const auto record = read_as<record_header>(shared_.records[i]);
+        const record_header record = read_as<record_header>(shared_.records[i]);
         // A fused record's members may be many; they stay in device memory.
         const std::byte* const members =
             (record.members == 1 ? shared_.records[i] : slot.packet + shared_.offsets[i]) + sizeof record;
@@ -460,9 +458,9 @@ private:
   COHORT_DEVICE void fetch(const announced& packet, const device_slot& slot, std::uint32_t tile, std::uint32_t workers,
                            std::uint32_t batch) {
     constexpr std::uint32_t piece = 16;
-    std::uint32_t pieces = shared_type::record_bytes / piece;
+    // Of every record as much as the largest with one member has: a slot has room behind it, and a constant divides fast.
+    constexpr std::uint32_t pieces = shared_type::record_bytes / piece;
     if (packet.uniform_tiles != 0) {
-      if (packet.uniform_stride / piece < pieces) pieces = packet.uniform_stride / piece;
       for (std::uint32_t i = grid_.thread(); i < batch; i += grid_.threads()) {
         shared_.offsets[i] = offset_of(packet, tile + i * workers);
       }
@@ -470,13 +468,16 @@ private:
       locate(packet, slot, tile, workers, batch);
       grid_.sync();
     }
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
     for (std::uint32_t i = grid_.thread(); i < batch * pieces; i += grid_.threads()) {
       const std::uint32_t which = i / pieces;
       const std::uint32_t part = i % pieces * piece;
       // Uniform: computed again rather than waited for.
       const std::uint32_t offset =
           packet.uniform_tiles != 0 ? offset_of(packet, tile + which * workers) : shared_.offsets[which];
-      grid_.copy16(shared_.records[which] + part, slot.packet + offset + part);
+      grid_.copy16_device(shared_.records[which] + part, slot.packet + offset + part);
     }
     grid_.sync();
   }
@@ -489,12 +490,13 @@ private:
   /// first_tile <= tile < next first_tile knows the answer, and no other does.
   COHORT_DEVICE void locate(const announced& packet, const device_slot& slot, std::uint32_t tile, std::uint32_t workers,
                             std::uint32_t batch) {
-    const auto header = read_as<packet_header>(slot.packet);
+    const auto& header = read_as<packet_header>(slot.packet);
+    const std::uint32_t records = header.records;
     const std::byte* const index = slot.packet + header.index_offset;
-    for (std::uint32_t i = grid_.thread(); i < header.records; i += grid_.threads()) {
-      const auto entry = read_as<record_index>(index + i * sizeof(record_index));
+    for (std::uint32_t i = grid_.thread(); i < records; i += grid_.threads()) {
+      const record_index entry = read_as<record_index>(index + i * sizeof(record_index));
       std::uint32_t next = packet.tiles;
-      if (i + 1 < header.records) next = read_as<record_index>(index + (i + 1) * sizeof(record_index)).first_tile;
+      if (i + 1 < records) next = read_as<record_index>(index + (i + 1) * sizeof(record_index)).first_tile;
       for (std::uint32_t which = 0; which < batch; ++which) {
         const std::uint32_t wanted = tile + which * workers;
         if (entry.first_tile <= wanted && wanted < next) shared_.offsets[which] = entry.offset;

@@ -29,6 +29,14 @@ inline std::uint32_t sign_of(float x) { return float_to_bits(x) & 0x80000000u; }
 COHORT_HD
 inline float or_nan(float y, float x) { return bits_to_float(float_to_bits(y) | (x != x ? 0x7fc00000u : 0u)); }
 
+/// The bits of y, limited to 1; of 1 itself where `a` has reached `limit`. All are positive.
+COHORT_HD
+inline std::uint32_t saturated(float y, float a, float limit) {
+  const std::uint32_t least = a >= limit ? 0x3f800000u : 0u;
+  const std::uint32_t limited = limited_magnitude(y, 1.0f);
+  return limited > least ? limited : least;
+}
+
 /// e^x. NaN stays NaN; overflow gives infinity; results may be subnormal.
 ///
 /// x = n ln 2 + r with the reduction of Cody and Waite ("Software Manual for the Elementary Functions", 1980); e^r by
@@ -58,14 +66,14 @@ inline float exp(float x) {
 #endif
 }
 
-/// The error function: a rational minimax fit x P(x^2) / Q(x^2) on |x| <= 3.95, beyond which erf rounds to 1 in fp32.
+/// The error function: a rational minimax fit x P(x^2) / Q(x^2) on |x| <= 3.92, beyond which erf rounds to 1 in fp32.
 /// Fitted for this file by reweighted linear least squares (Sanathanan and Koerner 1963, weights by Lawson 1961).
 COHORT_HD
 inline float erf(float x) {
 #if COHORT_DEVICE_PASS
   return ::erff(x);
 #else
-  const float a = bits_to_float(limited_magnitude(x, 3.95f));
+  const float a = bits_to_float(limited_magnitude(x, 3.92f));
   const float t = a * a;
   float p = 2.025981197e-6f;
   p = p * t + 0.0002846772645f;
@@ -79,7 +87,7 @@ inline float erf(float x) {
   q = q * t + 0.1145553928f;
   q = q * t + 0.5030806606f;
   q = q * t + 1.0f;
-  return or_nan(bits_to_float(limited_magnitude(a * p / q, 1.0f) | sign_of(x)), x);
+  return or_nan(bits_to_float(saturated(a * p / q, a, 3.92f) | sign_of(x)), x);
 #endif
 }
 
@@ -102,7 +110,7 @@ inline float tanh(float x) {
   q = q * t + 0.02724593953f;
   q = q * t + 0.4701326918f;
   q = q * t + 1.0f;
-  return or_nan(bits_to_float(limited_magnitude(a * p / q, 1.0f) | sign_of(x)), x);
+  return or_nan(bits_to_float(saturated(a * p / q, a, 9.02f) | sign_of(x)), x);
 #endif
 }
 

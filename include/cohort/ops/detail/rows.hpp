@@ -12,6 +12,7 @@
 
 namespace cohort::inline COHORT_ABI::ops::detail {
 
+COHORT_HD
 constexpr std::uint32_t divide_up(std::uint64_t a, std::uint64_t b) {
   return static_cast<std::uint32_t>((a + b - 1) / b);
 }

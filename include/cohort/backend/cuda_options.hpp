@@ -1,0 +1,38 @@
+// How a CUDA backend is set up. Plain values without a toolkit, so that .cpp and .cu files agree on them.
+#pragma once
+
+#include <cohort/config.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace cohort::inline COHORT_ABI {
+
+/// How the superkernel lives on the device.
+enum class cuda_mode : std::uint8_t {
+  resident,  ///< it stays and waits for packets; leaves after `linger` without any
+  bounded,   ///< a launch takes the packets that are in the ring and ends: for profilers and sanitizers
+};
+
+struct cuda_options {
+  int device = 0;  ///< CUDA ordinal
+
+  /// Sizes of the two arenas, taken at construction. 0 device bytes: 1 GiB, or half of what is free if that is less.
+  std::size_t device_bytes = 0;
+  std::size_t pinned_bytes = std::size_t{64} << 20;
+
+  /// How long the superkernel stays without a new packet. It comes back with the next one, which costs one launch.
+  std::chrono::nanoseconds linger = std::chrono::milliseconds(2);
+
+  /// The device is lost when packets are in flight and none completes for so long. Also the bound of each wait on the
+  /// device, so a single packet must not take longer.
+  std::chrono::nanoseconds time_limit = std::chrono::seconds(10);
+
+  /// Multiprocessors that the superkernel uses; the others are left to whoever else uses the device. 0: all.
+  std::uint32_t sm_budget = 0;
+
+  cuda_mode mode = cuda_mode::resident;
+};
+
+}  // namespace cohort::inline COHORT_ABI

@@ -1,0 +1,154 @@
+// The grid of superkernel.hpp on a real device, in PTX, and the kernel itself. nvcc only; the CUDA backend enters.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/device/device_context.cuh>
+#include <cohort/device/ring.hpp>
+#include <cohort/device/superkernel.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cohort::inline COHORT_ABI::detail {
+
+/// One thread of the grid. Warp 0 of the relay block polls, one thread of warp 1 watches, warps 2 and 3 help to copy.
+///
+/// Orders: an acquire is `ld.acquire`, a release `st.release`, at the narrowest scope that reaches the other side (gpu
+/// between blocks, sys to the host). A pair is one 16-byte instruction of two 8-byte accesses: each of them is
+/// single-copy atomic and ordered, which of the two comes first is open, and no caller cares.
+class cuda_grid {
+public:
+  static constexpr std::uint32_t poll_threads = 32;
+  static constexpr std::uint32_t relay_threads = device_block_threads - 32;
+
+  __device__ cuda_grid(std::byte* scratch, device_context<>::storage& storage) : scratch_(scratch), storage_(storage) {}
+
+  __device__ std::uint32_t thread() const { return threadIdx.x; }
+  __device__ std::uint32_t threads() const { return device_block_threads; }
+  __device__ std::uint32_t block() const { return blockIdx.x; }
+  __device__ std::uint32_t blocks() const { return gridDim.x; }
+  __device__ std::uint32_t multiprocessor() const {
+    std::uint32_t id;
+    asm volatile("mov.u32 %0, %%smid;" : "=r"(id));
+    return id < max_multiprocessors ? id : max_multiprocessors - 1;
+  }
+  __device__ std::uint32_t multiprocessors() const {
+    std::uint32_t count;
+    asm("mov.u32 %0, %%nsmid;" : "=r"(count));
+    return count < max_multiprocessors ? count : max_multiprocessors;
+  }
+
+  __device__ bool is_poller() const { return threadIdx.x < poll_threads; }
+  __device__ bool is_watcher() const { return threadIdx.x == poll_threads; }
+  __device__ bool is_helper() const { return threadIdx.x >= poll_threads + 32; }
+  __device__ std::uint32_t relay_rank() const { return is_poller() ? threadIdx.x : threadIdx.x - 32; }
+
+  __device__ void sync() const { __syncthreads(); }
+  __device__ void sync_relay() const {
+    // A barrier of its own: the watcher's warp takes no part.
+    asm volatile("barrier.sync 1, %0;" ::"n"(relay_threads) : "memory");
+  }
+  __device__ void poll_sync() const { __syncwarp(); }
+  __device__ bool poll_all(bool vote) const { return __all_sync(0xffffffffu, vote) != 0; }
+  __device__ std::uint32_t poll_broadcast(std::uint32_t value) const { return __shfl_sync(0xffffffffu, value, 0); }
+
+  __device__ std::uint64_t load_acquire_system(std::uint64_t* word) const {
+    std::uint64_t value;
+    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+  }
+  __device__ void load_acquire_system_pair(std::uint64_t* words, std::uint64_t (&out)[2]) const {
+    asm volatile("ld.acquire.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(out[0]), "=l"(out[1]) : "l"(words) : "memory");
+  }
+  __device__ void store_release_system(std::uint64_t* word, std::uint64_t value) const {
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+  }
+  __device__ std::uint32_t load_acquire_device(std::uint32_t* word) const {
+    std::uint32_t value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+    return value;
+  }
+  __device__ void load_acquire_device_pair(std::uint64_t* words, std::uint64_t (&out)[2]) const {
+    asm volatile("ld.acquire.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(out[0]), "=l"(out[1]) : "l"(words) : "memory");
+  }
+  __device__ void store_release_device_pair(std::uint64_t* words, std::uint64_t first, std::uint64_t second) const {
+    asm volatile("st.release.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(words), "l"(first), "l"(second) : "memory");
+  }
+  __device__ std::uint32_t add_device(std::uint32_t* word, std::uint32_t value) const {
+    std::uint32_t before;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(word), "r"(value) : "memory");
+    return before;
+  }
+  // Flags between warps of a block that tell nothing about other memory: no order is needed.
+  __device__ std::uint32_t load_shared(const std::uint32_t* word) const {
+    return *static_cast<const volatile std::uint32_t*>(word);
+  }
+  __device__ void store_shared(std::uint32_t* word, std::uint32_t value) const {
+    *static_cast<volatile std::uint32_t*>(word) = value;
+  }
+
+  // Ordinary data behind an acquire. Written in PTX so that nothing makes a read through the read-only cache of it.
+  __device__ void copy16_device(std::byte* to, const std::byte* from) const {
+    ulonglong2 piece;
+    asm volatile("ld.global.v2.u64 {%0, %1}, [%2];" : "=l"(piece.x), "=l"(piece.y) : "l"(from) : "memory");
+    *reinterpret_cast<ulonglong2*>(to) = piece;
+  }
+  __device__ void copy16_system(std::byte* to, const std::byte* from) const {
+    *reinterpret_cast<ulonglong2*>(to) = load16_system(from);
+  }
+  __device__ void copy64_system(std::byte* to, const std::byte* from, std::uint32_t row) const {
+    ulonglong2 pieces[4];
+#pragma unroll
+    for (std::uint32_t i = 0; i < 4; ++i) pieces[i] = load16_system(from + i * row);
+#pragma unroll
+    for (std::uint32_t i = 0; i < 4; ++i) *reinterpret_cast<ulonglong2*>(to + i * row) = pieces[i];
+  }
+
+  __device__ std::uint64_t now() const {
+    std::uint64_t time;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time)::"memory");
+    return time;
+  }
+  /// A look at L2 takes long enough by itself.
+  __device__ void relax() const {}
+  __device__ void back_off() const { __nanosleep(2000); }
+
+  template <class Ops>
+  __device__ void run(std::uint16_t op, const std::byte* members, std::uint32_t count, std::uint32_t tile) const {
+    device_context<> context(scratch_, storage_);
+    Ops::run(op, context, members, count, tile);
+  }
+
+private:
+  /// Relaxed rather than weak: host memory is never served from L1.
+  __device__ static ulonglong2 load16_system(const std::byte* from) {
+    ulonglong2 piece;
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(piece.x), "=l"(piece.y)
+                 : "l"(from)
+                 : "memory");
+    return piece;
+  }
+
+  std::byte* scratch_;
+  device_context<>::storage& storage_;
+};
+
+// Ops of an unnamed namespace make a kernel that is not visible anyway; nothing to warn of.
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1407
+
+/// The superkernel over `Ops`. Hidden: each shared library has, loads and launches its own.
+template <class Ops, class Profile>
+__global__ void __launch_bounds__(device_block_threads, Profile::blocks_per_sm)
+    __attribute__((visibility("hidden"))) superkernel_entry(const __grid_constant__ residency parameters) {
+  extern __shared__ __align__(128) std::byte superkernel_scratch[];
+  __shared__ superkernel_shared<Ops> shared;
+  __shared__ device_context<>::storage storage;
+  cuda_grid grid(superkernel_scratch, storage);
+  superkernel<Ops, cuda_grid>(grid, parameters, shared).run();
+}
+
+#pragma nv_diagnostic pop
+
+}  // namespace cohort::inline COHORT_ABI::detail

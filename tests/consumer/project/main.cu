@@ -1,0 +1,2 @@
+// The same program through nvcc.
+#include "main.cpp"

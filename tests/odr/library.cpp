@@ -1,0 +1,2 @@
+// The shared library, built by the host compiler.
+#include "library.inl"

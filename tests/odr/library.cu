@@ -1,0 +1,2 @@
+// The shared library, built by nvcc.
+#include "library.inl"

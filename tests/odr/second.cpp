@@ -1,0 +1,2 @@
+// The program's second translation unit, built by the host compiler.
+#include "second.inl"

@@ -1,0 +1,8 @@
+// The program's second translation unit.
+#include "facts.hpp"
+
+namespace odr {
+
+facts second_facts() { return collect(); }
+
+}  // namespace odr

@@ -1,0 +1,609 @@
+// What must hold of ops::linear: right products for every shape on every engine that a machine without a GPU can run
+// (host instruction sets, and the device's engines on an emulated thread block), results that do not depend on the
+// company, and checks that find every mistake.
+#include <cohort/backend/host_context.hpp>
+#include <cohort/ops/linear.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "support/block_emulator.hpp"
+
+namespace {
+
+using namespace cohort;
+using ops::activation;
+namespace gemm = ops::detail::gemm;
+
+/// A buffer at a chosen distance from a 64-byte boundary, between two zones that nobody may write.
+template <class T>
+class guarded {
+public:
+  explicit guarded(std::size_t size, std::size_t shift = 0)
+      : size_(size), bytes_((size + shift) * sizeof(T) + 64 + 2 * zone) {
+    const auto base = reinterpret_cast<std::uintptr_t>(bytes_.data()) + zone;
+    begin_ = (base + 63) / 64 * 64 - reinterpret_cast<std::uintptr_t>(bytes_.data()) + shift * sizeof(T);
+    std::fill(bytes_.begin(), bytes_.end(), std::byte{0xff});  // NaN in every element type
+  }
+
+  T* data() { return reinterpret_cast<T*>(bytes_.data() + begin_); }
+  std::span<T> span() { return {data(), size_}; }
+
+  bool guards_intact() const {
+    const auto untouched = [](std::byte b) { return b == std::byte{0xff}; };
+    const auto end = bytes_.begin() + static_cast<std::ptrdiff_t>(begin_ + size_ * sizeof(T));
+    return std::all_of(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(begin_), untouched) &&
+           std::all_of(end, bytes_.end(), untouched);
+  }
+
+private:
+  static constexpr std::size_t zone = 64;
+
+  std::size_t size_;
+  std::size_t begin_ = 0;
+  std::vector<std::byte> bytes_;
+};
+
+template <class T>
+void fill(std::span<T> values, std::uint32_t seed) {
+  std::minstd_rand random(seed + 1);
+  for (T& value : values) {
+    value = from_float<T>(static_cast<float>(static_cast<std::int32_t>(random() % 2001) - 1000) * 1e-3f);
+  }
+}
+
+struct form {
+  activation act = activation::none;
+  bool bias = false;
+  bool residual = false;
+  std::size_t shift = 0;  // elements by which all operands miss alignment
+};
+
+/// A layer's weights and one request to it.
+template <class T>
+struct weights {
+  weights(std::size_t n_, std::size_t k_, const form& f_)
+      : n(n_), k(k_), f(f_), w(n_ * k_, f_.shift), bias(f_.bias ? n_ : 0, f_.shift) {
+    fill(w.span(), 1);
+    fill(bias.span(), 2);
+  }
+
+  std::size_t n;
+  std::size_t k;
+  form f;
+  guarded<T> w;
+  guarded<T> bias;
+};
+
+template <class T>
+struct request {
+  request(weights<T>& layer_, std::size_t rows_, std::uint32_t seed)
+      : layer(&layer_),
+        rows(rows_),
+        x(rows_ * layer_.k, layer_.f.shift),
+        residual(layer_.f.residual ? rows_ * layer_.n : 0, layer_.f.shift),
+        y(rows_ * layer_.n, layer_.f.shift) {
+    fill(x.span(), seed * 2 + 10);
+    fill(residual.span(), seed * 2 + 11);
+  }
+
+  ops::linear<T> op() {
+    return ops::make_linear<T>(x.span(), layer->w.span(), layer->bias.span(), y.span(), {rows, layer->n, layer->k},
+                               layer->f.act, residual.span());
+  }
+
+  /// |y - reference| / |reference| in the 2-norm, the reference in float64.
+  double error() {
+    double difference = 0;
+    double size = 0;
+    std::vector<double> wide(layer->k);
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (std::size_t i = 0; i < layer->k; ++i) wide[i] = to_float(x.data()[r * layer->k + i]);
+      for (std::size_t n = 0; n < layer->n; ++n) {
+        const T* const w = layer->w.data() + n * layer->k;
+        double sum = 0;
+        for (std::size_t i = 0; i < layer->k; ++i) sum += wide[i] * static_cast<double>(to_float(w[i]));
+        if (layer->f.bias) sum += to_float(layer->bias.data()[n]);
+        switch (layer->f.act) {
+          case activation::none: break;
+          case activation::relu: sum = std::max(sum, 0.0); break;
+          case activation::gelu: sum = 0.5 * sum * (1 + std::erf(sum / std::sqrt(2.0))); break;
+          case activation::silu: sum = sum / (1 + std::exp(-sum)); break;
+          case activation::tanh: sum = std::tanh(sum); break;
+        }
+        if (layer->f.residual) sum += to_float(residual.data()[r * layer->n + n]);
+        const double got = to_float(y.data()[r * layer->n + n]);
+        difference += (got - sum) * (got - sum);
+        size += sum * sum;
+      }
+    }
+    return std::sqrt(difference / (size + 1e-30));
+  }
+
+  bool same_bits(request& other) { return std::memcmp(y.data(), other.y.data(), rows * layer->n * sizeof(T)) == 0; }
+
+  weights<T>* layer;
+  std::size_t rows;
+  guarded<T> x;
+  guarded<T> residual;
+  guarded<T> y;
+};
+
+template <class T>
+constexpr double tolerance = std::is_same_v<T, float>  ? 1e-5
+                             : std::is_same_v<T, fp16> ? 2e-3
+                                                       : 1e-2;
+
+/// A way to run ops. All of one kind must give the same bits whatever `variant` and `workers` are.
+struct engine {
+  enum class kind { host, tensor_block, scalar_block } which = kind::host;
+  gemm::host_isa isa = gemm::host_isa::portable;
+  int variant = -1;  // of a block; -1: as planned
+  std::uint32_t workers = 8;
+};
+
+using emulator = testing::block_emulator<128, 32>;
+
+emulator& block() {
+  static emulator instance(gemm::block_scratch_bytes);
+  return instance;
+}
+
+template <class T>
+void run(const engine& e, std::vector<ops::linear<T>> members) {
+  const bool host = e.which == engine::kind::host;
+  std::uint32_t tiles = ops::linear<T>::plan(members, {.workers = e.workers, .host = host});
+  const auto count = static_cast<std::uint32_t>(members.size());
+  if (host) {
+    const auto scratch = std::make_unique<gemm::host_scratch>();
+    std::memset(static_cast<void*>(scratch.get()), 0xff, sizeof *scratch);
+    for (std::uint32_t tile = 0; tile < tiles; ++tile) {
+      gemm::run_host(reinterpret_cast<std::byte*>(scratch.get()), members.data(), count, tile, e.isa);
+    }
+    return;
+  }
+  if (e.variant >= 0) {
+    for (auto& member : members) member.variant = static_cast<std::uint8_t>(e.variant);
+    tiles = static_cast<std::uint32_t>(gemm::tiles_of(members[0].total_rows, members[0].n,
+                                                      gemm::block_tile<T>(static_cast<std::uint32_t>(e.variant))));
+  }
+  block().run(tiles, [&](emulator::context& context, std::uint32_t tile) {
+    if (e.which == engine::kind::tensor_block) {
+      ops::linear<T>::run(context, members.data(), count, tile);
+    } else {
+      gemm::run_block<false>(context, members.data(), count, tile);
+    }
+  });
+}
+
+std::vector<engine> host_engines() {
+  std::vector<engine> all;
+  for (int isa = 0; isa <= static_cast<int>(gemm::detect_host_isa()); ++isa) {
+    all.push_back({.which = engine::kind::host, .isa = static_cast<gemm::host_isa>(isa)});
+  }
+  return all;
+}
+
+std::vector<engine> block_engines(engine::kind which) {
+  std::vector<engine> all;
+  for (int variant = 0; variant < static_cast<int>(gemm::block_variants); ++variant) {
+    all.push_back({.which = which, .variant = variant});
+  }
+  return all;
+}
+
+/// The block engine that current devices use for T.
+template <class T>
+constexpr engine::kind native_block =
+    std::is_same_v<T, float> ? engine::kind::scalar_block : engine::kind::tensor_block;
+
+template <class T>
+void expect_product(const engine& e, request<T>& r) {
+  CAPTURE(static_cast<int>(e.which));
+  CAPTURE(static_cast<int>(e.isa));
+  CAPTURE(e.variant);
+  CAPTURE(r.rows);
+  CAPTURE(r.layer->n);
+  CAPTURE(r.layer->k);
+  const ops::linear<T> op = r.op();
+  REQUIRE(!op.check());
+  run<T>(e, {op});
+  CHECK(r.error() < tolerance<T>);
+  CHECK(r.y.guards_intact());
+}
+
+struct extent {
+  std::size_t rows;
+  std::size_t n;
+  std::size_t k;
+};
+
+constexpr std::size_t sizes[] = {1, 2, 3, 5, 8, 16, 17, 31, 33, 64, 65, 100, 127, 128, 129, 255, 300};
+
+constexpr form all_forms[] = {
+    {.act = activation::none},
+    {.act = activation::none, .bias = true, .residual = true},
+    {.act = activation::relu, .bias = true},
+    {.act = activation::gelu, .bias = true, .residual = true},
+    {.act = activation::silu, .residual = true},
+    {.act = activation::tanh, .bias = true, .shift = 1},
+};
+
+/// Members with 1 to 5 rows around the one at `place`, which has `rows`.
+template <class T>
+void expect_company_changes_nothing(const engine& alone, const engine& together, const form& f, extent size,
+                                    std::size_t others, std::size_t place) {
+  CAPTURE(static_cast<int>(alone.which));
+  CAPTURE(alone.variant);
+  CAPTURE(together.variant);
+  CAPTURE(others);
+  weights<T> layer(size.n, size.k, f);
+  request<T> lonely(layer, size.rows, 0);
+  run<T>(alone, {lonely.op()});
+
+  std::vector<std::unique_ptr<request<T>>> requests;
+  std::vector<ops::linear<T>> members;
+  for (std::size_t i = 0; i <= others; ++i) {
+    const bool it = i == place;
+    requests.push_back(std::make_unique<request<T>>(layer, it ? size.rows : i * 7 % 5 + 1,
+                                                    it ? 0 : static_cast<std::uint32_t>(i) + 100));
+    members.push_back(requests.back()->op());
+    CHECK(members.back().key() == members.front().key());
+  }
+  run<T>(together, members);
+  CHECK(requests[place]->same_bits(lonely));
+  for (auto& each : requests) {
+    CHECK(each->y.guards_intact());
+    CHECK(each->error() < tolerance<T>);
+  }
+}
+
+}  // namespace
+
+TEST_SUITE("linear") {
+  TEST_CASE_TEMPLATE("host: every pair of tails of N and K gives the product", T, float, fp16, bf16) {
+    const auto engines = host_engines();
+    std::size_t turn = 0;
+    for (const std::size_t n : sizes) {
+      for (const std::size_t k : sizes) {
+        // Every size of M comes up with every residue of N and K in turn; large products only now and then.
+        std::size_t m = sizes[turn * 5 % std::size(sizes)];
+        if (m * n * k > 600'000) m = turn % 8 + 1;
+        weights<T> layer(n, k, all_forms[turn % std::size(all_forms)]);
+        request<T> r(layer, m, static_cast<std::uint32_t>(turn));
+        expect_product(engines[turn % engines.size()], r);
+        ++turn;
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("host: large products with several passes over K and tiles of rows", T, float, bf16) {
+    for (const extent size :
+         {extent{64, 200, 1024}, extent{3, 130, 2500}, extent{130, 40, 1152}, extent{70, 33, 1030}}) {
+      for (const engine& e : host_engines()) {
+        weights<T> layer(size.n, size.k, all_forms[1]);
+        request<T> r(layer, size.rows, 3);
+        expect_product(e, r);
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("host: every form of the epilogue", T, float, fp16, bf16) {
+    for (const form& f : all_forms) {
+      for (const engine& e : host_engines()) {
+        weights<T> layer(37, 48, f);
+        request<T> r(layer, 6, 3);
+        expect_product(e, r);
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: tails of M, N and K give the product with every tile", T, float, fp16, bf16) {
+    constexpr extent table[] = {{1, 1, 1},    {2, 3, 5},    {5, 33, 31},   {8, 64, 64},   {17, 65, 100},
+                                {33, 31, 17}, {65, 66, 33}, {64, 64, 128}, {3, 100, 129}, {100, 16, 2}};
+    std::size_t turn = 0;
+    for (const extent& size : table) {
+      for (const engine& e : block_engines(native_block<T>)) {
+        form f = all_forms[turn % std::size(all_forms)];
+        if (turn % 4 == 3) f.shift = 1;
+        weights<T> layer(size.n, size.k, f);
+        request<T> r(layer, size.rows, static_cast<std::uint32_t>(turn));
+        expect_product(e, r);
+        ++turn;
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: 16-bit types without tensor cores give the product", T, fp16, bf16) {
+    std::size_t turn = 0;
+    for (const extent size : {extent{2, 3, 5}, extent{17, 33, 70}, extent{65, 40, 33}}) {
+      for (const engine& e : block_engines(engine::kind::scalar_block)) {
+        weights<T> layer(size.n, size.k, all_forms[turn % std::size(all_forms)]);
+        request<T> r(layer, size.rows, static_cast<std::uint32_t>(turn));
+        expect_product(e, r);
+        ++turn;
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: the pipeline wraps around its stages", T, float, bf16) {
+    for (const engine& e : block_engines(native_block<T>)) {
+      weights<T> layer(32, 584, all_forms[3]);
+      request<T> r(layer, 16, 5);
+      expect_product(e, r);
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: all tiles, aligned or not, give the same bits", T, float, bf16) {
+    for (const extent size : {extent{18, 40, 72}, extent{9, 70, 42}}) {
+      form f = all_forms[3];
+      weights<T> layer(size.n, size.k, f);
+      request<T> first(layer, size.rows, 7);
+      run<T>({.which = native_block<T>, .variant = 0}, {first.op()});
+      for (const std::size_t shift : {0, 3}) {
+        f.shift = shift;
+        weights<T> shifted(size.n, size.k, f);
+        for (const engine& e : block_engines(native_block<T>)) {
+          CAPTURE(shift);
+          CAPTURE(e.variant);
+          request<T> again(shifted, size.rows, 7);
+          run<T>(e, {again.op()});
+          CHECK(again.same_bits(first));
+        }
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("host: any number of workers and any alignment give the same bits", T, float, fp16, bf16) {
+    for (engine e : host_engines()) {
+      for (const extent size : {extent{35, 272, 208}, extent{3, 300, 1100}, extent{2, 64, 64}}) {
+        form f = all_forms[3];
+        weights<T> layer(size.n, size.k, f);
+        request<T> first(layer, size.rows, 7);
+        e.workers = 1;
+        run<T>(e, {first.op()});
+        for (const std::size_t shift : {0, 1, 5}) {
+          f.shift = shift;
+          weights<T> shifted(size.n, size.k, f);
+          for (const std::uint32_t workers : {2u, 64u}) {
+            e.workers = workers;
+            request<T> again(shifted, size.rows, 7);
+            run<T>(e, {again.op()});
+            CHECK(again.same_bits(first));
+          }
+        }
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("host: an op's bits are the same alone and among 1, 7 and 63 others", T, float, fp16, bf16) {
+    for (const engine& e : host_engines()) {
+      for (const std::size_t others : {1u, 7u, 63u}) {
+        for (const form& f : {all_forms[1], all_forms[3]}) {
+          expect_company_changes_nothing<T>(e, e, f, {3, 50, 96}, others, others / 2);
+          expect_company_changes_nothing<T>(e, e, f, {1, 33, 70}, others, others);
+        }
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: an op's bits are the same alone and among 1, 7 and 63 others", T, float, bf16) {
+    int variant = 0;
+    for (const std::size_t others : {1u, 7u, 63u}) {
+      const engine alone{.which = native_block<T>, .variant = (variant + 1) % 3};
+      const engine together{.which = native_block<T>, .variant = variant};
+      expect_company_changes_nothing<T>(alone, together, all_forms[3], {3, 30, 40}, others, others / 2);
+      ++variant;
+    }
+  }
+
+  TEST_CASE_TEMPLATE("infinities and NaN of one member stay in its rows", T, float, bf16) {
+    std::vector<engine> engines = host_engines();
+    for (const engine& e : block_engines(native_block<T>)) engines.push_back(e);
+    for (const engine& e : engines) {
+      weights<T> layer(35, 43, {});
+      request<T> clean(layer, 4, 1);
+      run<T>(e, {clean.op()});
+      request<T> wild(layer, 3, 2);
+      request<T> after(layer, 3, 3);
+      for (T& value : wild.x.span()) value = from_float<T>(std::numeric_limits<float>::infinity());
+      std::copy_n(wild.x.data(), 3 * 43, after.x.data());
+      wild.x.data()[50] = from_float<T>(std::numeric_limits<float>::quiet_NaN());
+      request<T> beside(layer, 4, 1);
+      run<T>(e, {wild.op(), beside.op(), after.op()});
+      CHECK(beside.same_bits(clean));
+      CHECK(std::isnan(to_float(wild.y.data()[35])));
+    }
+  }
+
+  TEST_CASE_TEMPLATE("y may be the residual itself", T, float, bf16) {
+    std::vector<engine> engines = host_engines();
+    for (const engine& e : block_engines(native_block<T>)) engines.push_back(e);
+    for (const engine& e : engines) {
+      weights<T> layer(67, 40, all_forms[1]);
+      request<T> apart(layer, 19, 1);
+      run<T>(e, {apart.op()});
+      request<T> in_place(layer, 19, 1);
+      std::copy_n(in_place.residual.data(), 19 * 67, in_place.y.data());
+      ops::linear<T> op = in_place.op();
+      op.residual = op.y;
+      REQUIRE(!op.check());
+      run<T>(e, {op});
+      CHECK(in_place.same_bits(apart));
+      CHECK(in_place.y.guards_intact());
+    }
+  }
+
+  TEST_CASE_TEMPLATE("the eight rows of a matrix load lie in different banks, and no two pieces share a place", Tile,
+                     gemm::mma_tile<16, 32, 64, 6>, gemm::mma_tile<32, 64, 64, 3>, gemm::mma_tile<64, 64, 32, 5>) {
+    std::vector<bool> taken(Tile::stage_bytes / 16);
+    for (std::uint32_t row = 0; row < Tile::rows + Tile::columns; row += 8) {
+      for (std::uint32_t piece = 0; piece < Tile::pieces; ++piece) {
+        std::uint32_t banks = 0;
+        for (std::uint32_t r = row; r < row + 8; ++r) {
+          const std::uint32_t place = Tile::place(r, piece);
+          REQUIRE(place + 16 <= Tile::stage_bytes);
+          CHECK(!taken[place / 16]);
+          taken[place / 16] = true;
+          banks |= 1u << place / 16 % 8;
+        }
+        CHECK(banks == 0xffu);
+      }
+    }
+  }
+
+  TEST_CASE("the host context runs the op with this processor's engine") {
+    weights<float> layer(40, 64, all_forms[3]);
+    request<float> direct(layer, 5, 1);
+    run<float>({.isa = gemm::detect_host_isa()}, {direct.op()});
+    request<float> through(layer, 5, 1);
+    std::vector<ops::linear<float>> members{through.op()};
+    const std::uint32_t tiles = ops::linear<float>::plan(members, {.workers = 2, .host = true});
+    static_assert(ops::linear<float>::host_scratch_bytes >= sizeof(gemm::host_scratch));
+    const auto scratch = std::make_unique<gemm::host_scratch>();
+    host_context context(reinterpret_cast<std::byte*>(scratch.get()));
+    for (std::uint32_t tile = 0; tile < tiles; ++tile) ops::linear<float>::run(context, members.data(), 1, tile);
+    CHECK(through.same_bits(direct));
+  }
+
+  TEST_CASE("plan stacks the members' rows and covers them with tiles") {
+    weights<float> layer(100, 8, {});
+    std::vector<std::unique_ptr<request<float>>> requests;
+    std::vector<ops::linear<float>> members;
+    for (const std::size_t rows : {3u, 1u, 70u}) {
+      requests.push_back(std::make_unique<request<float>>(layer, rows, 0));
+      members.push_back(requests.back()->op());
+    }
+    const std::uint32_t tiles = ops::linear<float>::plan(members, {.workers = 528, .host = false});
+    CHECK(members[0].first_row == 0);
+    CHECK(members[1].first_row == 3);
+    CHECK(members[2].first_row == 4);
+    CHECK(members[2].total_rows == 74);
+    CHECK(members[0].variant == members[2].variant);
+    const gemm::tile_extent tile = gemm::block_tile<float>(members[0].variant);
+    CHECK(tiles == (74 + tile.rows - 1) / tile.rows * ((100 + tile.columns - 1) / tile.columns));
+    CHECK(members[2].rows() == 70);
+    CHECK(members[2].cost().flops == 2u * 70 * 100 * 8);
+    CHECK(members[2].cost().bytes == 4u * (70 * 8 + 100 * 8 + 70 * 100));
+  }
+
+  TEST_CASE("plan takes larger tiles for larger packets, and cuts host work for all workers") {
+    const auto variant = [](std::uint64_t rows, std::uint32_t n) {
+      return static_cast<int>(gemm::choose_block_variant<bf16>(rows, n, 528));
+    };
+    CHECK(variant(1, 512) == 0);
+    CHECK(variant(32, 384) == 0);
+    CHECK(variant(32, 8192) == 1);
+    CHECK(variant(4096, 4096) == 2);
+    CHECK(gemm::choose_host_columns(64, 4096, 1024, 2) == gemm::host_columns);
+    CHECK(gemm::choose_host_columns(64, 1024, 1024, 8) == 32);
+    CHECK(gemm::choose_host_columns(1, 16, 16, 8) == gemm::host_columns);  // not worth dividing
+  }
+
+  TEST_CASE("ops fuse only when everything but x, y and the residual's place agrees") {
+    weights<float> layer(8, 8, all_forms[1]);
+    request<float> r(layer, 2, 0);
+    const ops::linear<float> op = r.op();
+    CHECK(static_cast<bool>(op.key()));
+    const auto differs = [&](auto change) {
+      ops::linear<float> other = op;
+      change(other);
+      return other.key() != op.key();
+    };
+    CHECK(differs([](auto& o) { o.w += 1; }));
+    CHECK(differs([](auto& o) { o.bias = nullptr; }));
+    CHECK(differs([](auto& o) { o.residual = nullptr; }));
+    CHECK(differs([](auto& o) { o.n = 7; }));
+    CHECK(differs([](auto& o) { o.k = 7; }));
+    CHECK(differs([](auto& o) { o.act = activation::relu; }));
+    CHECK(!differs([](auto& o) { o.x += 1; }));
+    CHECK(!differs([](auto& o) { o.y += 1; }));
+    CHECK(!differs([](auto& o) { o.residual += 1; }));
+    CHECK(!differs([](auto& o) { o.row_count = 1; }));
+  }
+
+  TEST_CASE("check names each mistake") {
+    std::vector<float> x(4 * 8);
+    std::vector<float> w(16 * 8);
+    std::vector<float> bias(16);
+    std::vector<float> y(4 * 16);
+    std::vector<float> residual(4 * 16);
+    using in = std::span<const float>;
+    using out = std::span<float>;
+    const auto check = [&](in x_, in w_, in bias_, out y_, ops::linear_shape shape, in residual_ = {}) {
+      return ops::make_linear<float>(x_, w_, bias_, y_, shape, activation::none, residual_).check();
+    };
+    const ops::linear_shape shape{4, 16, 8};
+    CHECK(!check(x, w, bias, y, shape, residual));
+    CHECK(!check(x, w, {}, y, shape));
+    CHECK(!check(x, w, bias, y, {3, 16, 8}, residual));  // larger buffers than needed
+
+    CHECK(check({}, w, bias, y, shape) == errc::null_pointer);
+    CHECK(check(x, {}, bias, y, shape) == errc::null_pointer);
+    CHECK(check(x, w, bias, {}, shape) == errc::null_pointer);
+    CHECK(ops::linear<float>{}.check() == errc::null_pointer);
+
+    const auto skewed = [](in s) {
+      return in(reinterpret_cast<const float*>(reinterpret_cast<const char*>(s.data()) + 2), s.size());
+    };
+    CHECK(check(skewed(x), w, bias, y, {3, 16, 8}) == errc::misaligned);
+    CHECK(check(x, skewed(w), bias, y, shape) == errc::misaligned);
+    CHECK(check(x, w, skewed(bias), y, shape) == errc::misaligned);
+    CHECK(check(x, w, bias, y, shape, skewed(residual)) == errc::misaligned);
+
+    CHECK(check(in(x).first(31), w, bias, y, shape) == errc::buffer_too_small);
+    CHECK(check(x, in(w).first(127), bias, y, shape) == errc::buffer_too_small);
+    CHECK(check(x, w, bias, out(y).first(63), shape) == errc::buffer_too_small);
+    CHECK(check(x, w, bias, y, shape, in(residual).first(63)) == errc::buffer_too_small);
+
+    for (const ops::linear_shape bad : {ops::linear_shape{0, 16, 8}, {4, 0, 8}, {4, 16, 0}}) {
+      CHECK(check(x, w, {}, y, bad) == errc::bad_size);
+    }
+    const std::size_t huge = std::size_t{1} << 33;
+    CHECK(check(x, w, {}, y, {huge, 16, 8}) == errc::bad_size);
+    CHECK(check(x, w, {}, y, {std::size_t{1} << 63, 16, 8}) == errc::bad_size);
+    CHECK(check(x, w, {}, y, {std::size_t{1} << 30, 1, std::size_t{1} << 30}) == errc::bad_size);
+    CHECK(check(x, w, {}, y, {1, std::size_t{1} << 30, std::size_t{1} << 30}) == errc::bad_size);
+
+    CHECK(check(x, w, in(bias).first(15), y, shape) == errc::shape_mismatch);
+
+    std::vector<float> shared(256);
+    const out all(shared);
+    CHECK(check(all.subspan(0, 32), w, bias, all.subspan(31, 64), shape) == errc::aliasing);
+    CHECK(!check(all.subspan(0, 32), w, bias, all.subspan(32, 64), shape));
+    CHECK(check(x, all.subspan(0, 128), bias, all.subspan(127, 64), shape) == errc::aliasing);
+    CHECK(check(x, w, all.subspan(10, 16), all.subspan(0, 64), shape) == errc::aliasing);
+    CHECK(check(x, w, bias, all.subspan(0, 64), shape, all.subspan(1, 64)) == errc::aliasing);
+    CHECK(!check(x, w, bias, all.subspan(0, 64), shape, all.subspan(0, 64)));
+  }
+
+  TEST_CASE("a layer makes ops from views, with the rows that x holds") {
+    std::vector<float> x(4 * 8);
+    std::vector<float> w(16 * 8);
+    std::vector<float> bias(16);
+    std::vector<float> y(4 * 16);
+    ops::linear_layer<float> layer{.w = w, .bias = bias, .n = 16, .k = 8, .act = activation::gelu};
+    const ops::linear<float> op = layer(x, y);
+    CHECK(!op.check());
+    CHECK(op.rows() == 4);
+    CHECK(op.act == activation::gelu);
+    CHECK(!layer(x, y, y).check());
+    CHECK(layer(std::span(x).first(31), y).check() == errc::shape_mismatch);
+    CHECK(layer(std::span(x).first(24), y).check() == errc::shape_mismatch);
+    CHECK(layer(x, std::span(y).first(48)).check() == errc::buffer_too_small);
+    layer.k = 0;
+    CHECK(layer(x, y).check() == errc::bad_size);
+    layer.k = 4;
+    CHECK(layer(std::span(x).first(16), y).check() == errc::shape_mismatch);  // the weights have another shape
+  }
+}

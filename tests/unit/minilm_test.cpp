@@ -1,0 +1,86 @@
+// MiniLM through the executor on the host backend, against embeddings of an independent implementation.
+#include "minilm_golden.hpp"
+
+#include <semantic_search/minilm.hpp>
+
+#include <cohort/backend/host.hpp>
+#include <cohort/when_all.hpp>
+
+#include <boost/json/src.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+using namespace cohort_demo;
+
+namespace {
+
+template <class T>
+void check(const bert_weights& weights, const std::string& stem, double at_least) {
+  using kernels = minilm_ops<T>;
+  using executor = cohort::executor<kernels>;
+  boost::asio::io_context io;
+  executor gpu(io, std::make_unique<cohort::host_backend<kernels>>(), {.driven_by = cohort::drive::caller});
+  minilm<T, executor> model(gpu, weights.config);
+  gpu.run(model.load(weights));
+
+  const auto before = gpu.statistics();
+  const auto items = golden::read_embeddings(stem);
+  std::vector<cohort::task<std::vector<float>>> all;
+  for (const auto& item : items) all.push_back(model.embed(item.ids));
+  const auto embeddings = gpu.run(cohort::when_all(std::move(all)));
+  double worst = 1;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    INFO(items[i].text.substr(0, 80));
+    const double cosine = golden::cosine(embeddings[i], items[i].embedding);
+    CHECK(cosine >= at_least);
+    worst = std::min(worst, cosine);
+  }
+  MESSAGE(stem, " in ", std::string(cohort::type_name<T>()), ": ", items.size(),
+          " texts, 1 - smallest cosine = ", 1 - worst);
+  const auto after = gpu.statistics();
+  CHECK((after.packets - before.packets) * items.size() / 2 <=
+        after.committed - before.committed);  // they were coalesced
+}
+
+}  // namespace
+
+TEST_CASE("synthetic MiniLM agrees with the independent implementation in fp32 and bf16") {
+  const bert_weights weights = synthetic_weights(bert_config());
+  check<float>(weights, "minilm_synthetic_golden", 0.9999);
+  check<cohort::bf16>(weights, "minilm_synthetic_golden", 0.999);
+}
+
+TEST_CASE("MiniLM with its real weights agrees with the independent implementation") {
+  const auto folder = golden::model_folder();
+  if (!folder) {
+    MESSAGE("skipped: the model is not here; scripts/fetch_model gets it");
+    return;
+  }
+  const auto config = bert_config::load(*folder / "config.json");
+  const auto weights = load_weights(safetensors::open(*folder / "model.safetensors"), config);
+  REQUIRE(golden::read_embeddings("minilm_golden").size() >= 32);
+  check<float>(weights, "minilm_golden", 0.9999);
+  check<cohort::bf16>(weights, "minilm_golden", 0.999);
+}
+
+TEST_CASE("an empty text and one of too many tokens end in an error or an embedding, and nothing hangs") {
+  using kernels = minilm_ops<float>;
+  using executor = cohort::executor<kernels>;
+  boost::asio::io_context io;
+  executor gpu(io, std::make_unique<cohort::host_backend<kernels>>(), {.driven_by = cohort::drive::caller});
+  bert_config config;
+  config.vocabulary = 100;
+  config.layers = 1;
+  minilm<float, executor> model(gpu, config);
+  gpu.run(model.load(synthetic_weights(config)));
+  CHECK_THROWS_AS(gpu.run(model.embed({})), cohort::system_error);
+  const auto tokenizer = wordpiece::hashed(config.vocabulary);
+  CHECK(gpu.run(model.embed(tokenizer.encode(""))).size() == config.hidden);
+  std::string long_text;
+  for (int i = 0; i < 10'000; ++i) long_text += "word" + std::to_string(i) + " ";
+  CHECK(gpu.run(model.embed(tokenizer.encode(long_text))).size() == config.hidden);
+}

@@ -1,0 +1,841 @@
+// The superkernel's protocol without a GPU: every device thread is a host thread, and the code under test is the code that
+// runs on the device (superkernel.hpp) and beside it (ring_host.hpp). Tiles write plain memory, so a missing release or
+// acquire anywhere is a data race that the thread sanitizer reports.
+#include <doctest/doctest.h>
+
+#include <cohort/device/ring.hpp>
+#include <cohort/device/ring_host.hpp>
+#include <cohort/device/superkernel.hpp>
+#include <cohort/error.hpp>
+#include <cohort/op.hpp>
+#include <cohort/schedule/packet_builder.hpp>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <sched.h>
+#include <set>
+#include <span>
+#include <thread>
+#include <vector>
+
+namespace {
+
+namespace detail = cohort::detail;
+using namespace std::chrono_literals;
+
+// ---- ops -------------------------------------------------------------------------------------------------------------
+
+thread_local std::uint32_t this_multiprocessor = 0;
+thread_local std::uint32_t this_block = 0;
+
+/// What an op sees of the emulated block.
+struct team {
+  std::uint32_t rank_;
+  std::uint32_t size_;
+  std::uint32_t rank() const { return rank_; }
+  std::uint32_t size() const { return size_; }
+};
+
+/// Adds input + 1 to each of a tile's outputs, one output per thread: any tile that ran twice or not at all shows.
+struct alignas(16) add_op {
+  static constexpr const char* name = "add";
+  static constexpr std::uint32_t width = 4;
+  std::uint32_t* out;
+  const std::uint32_t* in;
+  std::uint32_t count;
+  std::uint32_t unused = 0;
+
+  std::uint32_t tiles() const { return count; }
+  template <class Context>
+  void run(Context& context, std::uint32_t tile) const {
+    for (std::uint32_t i = context.rank(); i < width; i += context.size()) out[tile * width + i] += in[tile] + 1;
+  }
+};
+
+/// The same, fused: members side by side, each with its own outputs. `first` is the note that `plan` leaves.
+struct alignas(16) fused_op {
+  static constexpr const char* name = "fused";
+  std::uint32_t* out;
+  const std::uint32_t* in;
+  std::uint32_t count;
+  std::uint32_t first = 0;
+  std::uint64_t unused = 0;
+
+  static std::uint32_t plan(std::span<fused_op> members, const cohort::machine_shape&) {
+    std::uint32_t tiles = 0;
+    for (fused_op& member : members) {
+      member.first = tiles;
+      tiles += member.count;
+    }
+    return tiles;
+  }
+  template <class Context>
+  static void run(Context& context, const fused_op* members, std::uint32_t count, std::uint32_t tile) {
+    std::uint32_t which = 0;
+    while (which + 1 < count && members[which + 1].first <= tile) ++which;
+    const fused_op& mine = members[which];
+    add_op{mine.out, mine.in, mine.count}.run(context, tile - mine.first);
+  }
+};
+
+/// The largest descriptor there is: its bytes must all arrive.
+struct alignas(16) wide_op {
+  static constexpr const char* name = "wide";
+  std::uint32_t* out;
+  const std::uint32_t* in;
+  std::uint32_t count;
+  std::uint32_t seed;
+  std::array<std::uint32_t, 58> bulk;
+
+  void fill() {
+    for (std::uint32_t i = 0; i < bulk.size(); ++i) bulk[i] = seed * 31 + i;
+  }
+  std::uint32_t tiles() const { return count; }
+  template <class Context>
+  void run(Context& context, std::uint32_t tile) const {
+    for (std::uint32_t i = 0; i < bulk.size(); ++i) {
+      if (bulk[i] != seed * 31 + i) return;
+    }
+    add_op{out, in, count}.run(context, tile);
+  }
+};
+
+/// Does whatever a test wants, in the first thread of the block.
+struct alignas(16) call_op {
+  static constexpr const char* name = "call";
+  void (*function)(void*, std::uint32_t tile);
+  void* argument;
+  std::uint32_t count;
+  std::uint32_t unused[3] = {};
+
+  std::uint32_t tiles() const { return count; }
+  template <class Context>
+  void run(Context& context, std::uint32_t tile) const {
+    if (context.rank() == 0) function(argument, tile);
+  }
+};
+
+using ops = cohort::op_set<add_op, fused_op, wide_op, call_op>;
+
+// ---- the emulated device ---------------------------------------------------------------------------------------------
+
+struct machine_options {
+  std::uint32_t multiprocessors = 2;
+  std::uint32_t blocks_each = 2;
+  std::uint32_t budget = 1000;
+  std::chrono::nanoseconds linger = 500us;
+  std::chrono::nanoseconds limit = 20s;
+  std::chrono::nanoseconds longest = 0ns;
+  std::uint32_t missing_blocks = 0;  ///< blocks that never become resident
+  /// Called by thread 0 of a worker before each look at the announcements, with the block's index.
+  std::function<void(std::uint32_t)> before_look{};
+  /// Called by the relay's thread 0 before each look at the ring.
+  std::function<void()> before_poll{};
+};
+
+template <std::uint32_t PollThreads, std::uint32_t Helpers>
+class machine {
+public:
+  static constexpr std::uint32_t block_threads = PollThreads + 1 + Helpers;
+
+  class grid;
+
+  struct block_state {
+    std::barrier<> all{block_threads};
+    std::barrier<> relay{PollThreads + Helpers};
+    std::barrier<> poll{PollThreads};
+    std::uint32_t word = 0;
+    std::array<bool, PollThreads> votes{};
+    detail::superkernel_shared<ops> shared;
+  };
+
+  explicit machine(machine_options options)
+      : options_(std::move(options)),
+        ring_(std::make_unique<detail::host_ring>()),
+        device_(std::make_unique<detail::device_ring>()) {
+    std::memset(device_.get(), 0, sizeof *device_);
+  }
+
+  ~machine() {
+    if (runner_.joinable()) runner_.join();
+  }
+
+  detail::host_ring& ring() { return *ring_; }
+  detail::device_ring& device() { return *device_; }
+  machine_options& options() { return options_; }
+  std::uint32_t launches() const { return launches_; }
+
+  cohort::error_code launch(const detail::residency& asked) {
+    if (refuse_launches_) return cohort::errc::out_of_memory;
+    detail::residency parameters = asked;
+    parameters.host = ring_.get();
+    parameters.device = device_.get();
+    parameters.linger = static_cast<std::uint64_t>(options_.linger.count());
+    parameters.limit = static_cast<std::uint64_t>(options_.limit.count());
+    parameters.longest = static_cast<std::uint64_t>(options_.longest.count());
+    parameters.sm_budget = options_.budget;
+    ++launches_;
+    running_.fetch_add(1, std::memory_order_relaxed);
+    runner_ = std::thread([this, parameters, before = std::move(runner_)]() mutable {
+      if (before.joinable()) before.join();
+      run_grid(parameters);
+      running_.fetch_sub(1, std::memory_order_release);
+    });
+    return {};
+  }
+
+  detail::launch_state state(cohort::error_code& why) {
+    if (fail_state_) {
+      why = cohort::errc::stopped;
+      return detail::launch_state::failed;
+    }
+    return running_.load(std::memory_order_acquire) == 0 ? detail::launch_state::idle : detail::launch_state::running;
+  }
+
+  void refuse_launches() { refuse_launches_ = true; }
+  void fail_state() { fail_state_ = true; }
+
+private:
+  void run_grid(const detail::residency& parameters) {
+    const std::uint32_t blocks = options_.multiprocessors * options_.blocks_each;
+    std::deque<block_state> states(blocks);
+    std::vector<std::thread> threads;
+    for (std::uint32_t block = 0; block + options_.missing_blocks < blocks; ++block) {
+      for (std::uint32_t thread = 0; thread < block_threads; ++thread) {
+        threads.emplace_back([&, block, thread] {
+          this_block = block;
+          // Consecutive blocks share a multiprocessor, as they do on a device; numbers are not dense.
+          this_multiprocessor = 3 * (block / options_.blocks_each) + 1;
+          grid g(*this, states[block], block, thread);
+          detail::superkernel<ops, grid>(g, parameters, states[block].shared).run();
+        });
+      }
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  machine_options options_;
+  std::unique_ptr<detail::host_ring> ring_;
+  std::unique_ptr<detail::device_ring> device_;
+  std::thread runner_;
+  std::atomic<std::uint32_t> running_{0};
+  std::uint32_t launches_ = 0;
+  bool refuse_launches_ = false;
+  bool fail_state_ = false;
+};
+
+template <std::uint32_t PollThreads, std::uint32_t Helpers>
+class machine<PollThreads, Helpers>::grid {
+public:
+  static constexpr std::uint32_t poll_threads = PollThreads;
+  static constexpr std::uint32_t relay_threads = PollThreads + Helpers;
+
+  grid(machine& owner, block_state& state, std::uint32_t block, std::uint32_t thread)
+      : owner_(owner), state_(state), block_(block), thread_(thread) {}
+
+  std::uint32_t thread() const { return thread_; }
+  std::uint32_t threads() const { return block_threads; }
+  std::uint32_t block() const { return block_; }
+  std::uint32_t blocks() const { return owner_.options_.multiprocessors * owner_.options_.blocks_each; }
+  std::uint32_t multiprocessor() const { return this_multiprocessor; }
+  std::uint32_t multiprocessors() const { return 3 * owner_.options_.multiprocessors; }
+  bool is_poller() const { return thread_ < PollThreads; }
+  bool is_watcher() const { return thread_ == PollThreads; }
+  bool is_helper() const { return thread_ > PollThreads; }
+  std::uint32_t relay_rank() const { return is_poller() ? thread_ : thread_ - 1; }
+
+  void sync() { state_.all.arrive_and_wait(); }
+  void sync_relay() { state_.relay.arrive_and_wait(); }
+  void poll_sync() { state_.poll.arrive_and_wait(); }
+  bool poll_all(bool vote) {
+    state_.votes[thread_] = vote;
+    poll_sync();
+    const bool all = std::ranges::all_of(state_.votes, [](bool each) { return each; });
+    poll_sync();
+    return all;
+  }
+  std::uint32_t poll_broadcast(std::uint32_t value) {
+    if (thread_ == 0) state_.word = value;
+    poll_sync();
+    const std::uint32_t result = state_.word;
+    poll_sync();
+    return result;
+  }
+
+  std::uint64_t load_acquire_system(std::uint64_t* word) { return load(*word); }
+  void load_acquire_system_pair(std::uint64_t* words, std::uint64_t (&out)[2]) {
+    if (thread_ == 0 && owner_.options_.before_poll) owner_.options_.before_poll();
+    // Backwards: nothing may depend on the order within a look.
+    out[1] = load(words[1]);
+    out[0] = load(words[0]);
+    sched_yield();
+  }
+  void store_release_system(std::uint64_t* word, std::uint64_t value) {
+    std::atomic_ref<std::uint64_t>(*word).store(value, std::memory_order_release);
+  }
+  std::uint32_t load_acquire_device(std::uint32_t* word) {
+    return std::atomic_ref<std::uint32_t>(*word).load(std::memory_order_acquire);
+  }
+  void load_acquire_device_pair(std::uint64_t* words, std::uint64_t (&out)[2]) {
+    if (owner_.options_.before_look) owner_.options_.before_look(block_);
+    out[1] = load(words[1]);
+    out[0] = load(words[0]);
+  }
+  void store_release_device_pair(std::uint64_t* words, std::uint64_t first, std::uint64_t second) {
+    store_release_system(&words[0], first);
+    sched_yield();  // lets others see half of it
+    store_release_system(&words[1], second);
+  }
+  std::uint32_t add_device(std::uint32_t* word, std::uint32_t value) {
+    return std::atomic_ref<std::uint32_t>(*word).fetch_add(value, std::memory_order_acq_rel);
+  }
+  std::uint32_t load_shared(std::uint32_t* word) {
+    return std::atomic_ref<std::uint32_t>(*word).load(std::memory_order_relaxed);
+  }
+  void store_shared(std::uint32_t* word, std::uint32_t value) {
+    std::atomic_ref<std::uint32_t>(*word).store(value, std::memory_order_relaxed);
+  }
+  void copy16_device(std::byte* to, const std::byte* from) { std::memcpy(to, from, 16); }
+  void copy16_system(std::byte* to, const std::byte* from) { std::memcpy(to, from, 16); }
+  void copy64_system(std::byte* to, const std::byte* from, std::uint32_t row) {
+    for (std::uint32_t i = 0; i < 4; ++i) copy16_system(to + i * row, from + i * row);
+  }
+
+  std::uint64_t now() const {
+    return static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+            .count());
+  }
+  void relax() { sched_yield(); }
+  void back_off() { std::this_thread::sleep_for(50us); }
+
+  template <class Ops>
+  void run(std::uint16_t op, const std::byte* members, std::uint32_t count, std::uint32_t tile) {
+    team context{thread_, block_threads};
+    Ops::run(op, context, members, count, tile);
+  }
+
+private:
+  static std::uint64_t load(std::uint64_t& word) {
+    return std::atomic_ref<std::uint64_t>(word).load(std::memory_order_acquire);
+  }
+
+  machine& owner_;
+  block_state& state_;
+  std::uint32_t block_;
+  std::uint32_t thread_;
+};
+
+using small_machine = machine<1, 1>;
+using wide_machine = machine<2, 2>;
+
+// ---- packets ---------------------------------------------------------------------------------------------------------
+
+constexpr cohort::machine_shape shape{.workers = 3, .host = false};
+
+/// Builds packets and keeps what their tiles shall have written.
+class packet_source {
+public:
+  packet_source() : storage_(cohort::packet_capacity / 16) {}
+
+  void begin() {
+    ++sequence_;
+    builder_.begin(std::as_writable_bytes(std::span(storage_)), sequence_);
+    current_ = {};
+  }
+
+  template <class Op>
+  void add(std::uint32_t tiles, std::uint32_t members = 1) {
+    builder_.open(ops::index_of<Op>, cohort::detail::member_stride<Op>);
+    for (std::uint32_t i = 0; i < members; ++i) {
+      auto& data = buffers(tiles);
+      Op op{};
+      op.out = data.out.data();
+      op.in = data.in.data();
+      op.count = tiles;
+      if constexpr (std::is_same_v<Op, wide_op>) {
+        op.seed = sequence_ + i;
+        op.fill();
+      }
+      builder_.append(&op, sizeof op);
+    }
+    close<Op>();
+  }
+
+  void call(void (*function)(void*, std::uint32_t), void* argument, std::uint32_t tiles = 1) {
+    builder_.open(ops::index_of<call_op>, cohort::detail::member_stride<call_op>);
+    const call_op op{function, argument, tiles};
+    builder_.append(&op, sizeof op);
+    close<call_op>();
+  }
+
+  bool room_for(std::uint32_t stride) const { return builder_.room(stride) > 0; }
+
+  std::span<const std::byte> finish() {
+    const std::span<const std::byte> packet = builder_.finish();
+    expected_[sequence_] = std::move(current_);
+    return packet;
+  }
+
+  std::span<const std::byte> one(std::uint32_t tiles = 1) {
+    begin();
+    add<add_op>(tiles);
+    return finish();
+  }
+
+  std::span<const std::byte> random(std::mt19937& random) {
+    begin();
+    const auto pick = [&](std::uint32_t limit) { return static_cast<std::uint32_t>(random() % limit); };
+    switch (pick(5)) {
+      case 0: add<add_op>(1 + pick(3)); break;
+      case 1: {  // uniform; sometimes more than the inline part of a slot
+        const std::uint32_t tiles = 1 + pick(4);
+        const std::uint32_t records = 1 + pick(pick(4) == 0 ? 200 : 8);
+        for (std::uint32_t i = 0; i < records; ++i) add<add_op>(tiles);
+        break;
+      }
+      case 2: {  // a mixture
+        const std::uint32_t records = 1 + pick(12);
+        for (std::uint32_t i = 0; i < records; ++i) {
+          switch (pick(3)) {
+            case 0: add<add_op>(1 + pick(9)); break;
+            case 1: add<fused_op>(1 + pick(3), 1 + pick(6)); break;
+            default: add<wide_op>(1 + pick(5)); break;
+          }
+        }
+        break;
+      }
+      case 3: {  // uniform and fused
+        const std::uint32_t records = 1 + pick(5);
+        for (std::uint32_t i = 0; i < records; ++i) add<fused_op>(2, 3);
+        break;
+      }
+      default: add<wide_op>(1 + pick(3)); break;
+    }
+    return finish();
+  }
+
+  std::uint32_t last() const { return sequence_; }
+
+  enum class outcome { untouched, done, broken };
+
+  outcome check(std::uint32_t sequence) {
+    const auto found = expected_.find(sequence);
+    if (found == expected_.end()) return outcome::broken;
+    bool untouched = true;
+    bool done = true;
+    for (const buffer& data : found->second) {
+      for (std::size_t i = 0; i < data.out.size(); ++i) {
+        untouched = untouched && data.out[i] == 0;
+        done = done && data.out[i] == data.in[i / add_op::width] + 1;
+      }
+    }
+    return done ? outcome::done : untouched ? outcome::untouched : outcome::broken;
+  }
+
+  void forget(std::uint32_t sequence) { expected_.erase(sequence); }
+
+private:
+  struct buffer {
+    std::vector<std::uint32_t> in;
+    std::vector<std::uint32_t> out;
+  };
+
+  buffer& buffers(std::uint32_t tiles) {
+    buffer& data = current_.emplace_back();
+    data.in.resize(tiles);
+    data.out.resize(tiles * add_op::width);
+    for (std::uint32_t i = 0; i < tiles; ++i) data.in[i] = sequence_ * 7 + i;
+    return data;
+  }
+
+  template <class Op>
+  void close() {
+    static constexpr auto table = ops::table();
+    const cohort::op_info& info = table[ops::index_of<Op>];
+    REQUIRE(builder_.close(info.plan(builder_.members(), builder_.member_count(), shape)));
+  }
+
+  struct alignas(16) piece {
+    std::byte bytes[16];
+  };
+  std::vector<piece> storage_;
+  cohort::packet_builder builder_;
+  std::uint32_t sequence_ = 0;
+  std::deque<buffer> current_;
+  std::map<std::uint32_t, std::deque<buffer>> expected_;
+};
+
+/// A machine with the host's half on top, and a ledger of what completed.
+template <class Machine>
+struct bench {
+  explicit bench(machine_options machine_options = {}, detail::ring_host_options host_options = {.time_limit = 60s})
+      : device(std::move(machine_options)), host(device.ring(), device, host_options) {}
+
+  ~bench() { CHECK(host.shut_down()); }
+
+  void start() { REQUIRE_FALSE(host.prove()); }
+
+  void commit(std::span<const std::byte> packet) {
+    while (!host.has_room()) poll();
+    REQUIRE_FALSE(host.commit(packet));
+    ++committed;
+  }
+
+  void poll() {
+    std::array<cohort::packet_completion, 3> out;  // fewer than can be complete: the rest must not get lost
+    const std::size_t count = host.poll(out);
+    for (std::size_t i = 0; i < count; ++i) {
+      CHECK(seen.insert(out[i].sequence).second);
+      if (out[i].result) {
+        CHECK(out[i].result == cohort::errc::device_lost);
+        ++lost;
+      } else if (source.check(out[i].sequence) != packet_source::outcome::done) {
+        FAIL_CHECK("packet " << out[i].sequence << " reported as complete is not");
+      }
+      if (!keep) source.forget(out[i].sequence);
+    }
+    if (count == 0) sched_yield();
+  }
+
+  void drain() {
+    while (host.in_flight() != 0) poll();
+    CHECK(seen.size() == committed);
+  }
+
+  Machine device;
+  detail::ring_host<Machine> host;
+  packet_source source;
+  std::set<std::uint32_t> seen;
+  std::uint32_t committed = 0;
+  std::uint32_t lost = 0;
+  bool keep = false;
+};
+
+template <class Bench>
+void random_packets(Bench& bench, std::uint32_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    bench.commit(bench.source.random(random));
+    if (random() % 4 == 0) bench.poll();
+    if (random() % 64 == 0) bench.drain();
+  }
+  bench.drain();
+}
+
+TEST_CASE("every tile runs once and every packet completes once, across every wrap of slots, stamps and tickets") {
+  for (const std::uint32_t first : {1u, 65536u * 3 - 100u, 0u - 100u, (1u << 20) - 100u}) {
+    CAPTURE(first);
+    bench<small_machine> b({}, {.time_limit = 60s, .first_ticket = first});
+    b.start();
+    CHECK(b.host.workers() == 3);
+    random_packets(b, 800, first);
+    CHECK(b.lost == 0);
+  }
+}
+
+TEST_CASE("several pollers and helpers bring whole packets") {
+  bench<wide_machine> b;
+  b.start();
+  random_packets(b, 200, 7);
+  b.source.begin();  // the largest packet that fits
+  while (b.source.room_for(sizeof(add_op))) b.source.add<add_op>(1);
+  b.commit(b.source.finish());
+  b.source.begin();
+  b.source.add<wide_op>(2);
+  while (b.source.room_for(sizeof(wide_op))) b.source.add<wide_op>(1);
+  b.commit(b.source.finish());
+  b.drain();
+  CHECK(b.lost == 0);
+}
+
+TEST_CASE("bounded residencies take exactly what is in the ring") {
+  bench<small_machine> b({}, {.time_limit = 60s, .bounded = true, .first_ticket = 65530});
+  b.start();
+  const std::uint32_t before = b.device.launches();
+  for (int i = 0; i < 8; ++i) b.commit(b.source.one(2));
+  CHECK(b.device.launches() == before);
+  b.drain();
+  CHECK(b.device.launches() == before + 1);
+  random_packets(b, 60, 3);
+}
+
+TEST_CASE("a residency that lingers out while a doorbell rings comes back") {
+  std::mt19937 random(11);
+  for (const auto linger : {0us, 30us, 300us}) {
+    bench<small_machine> b({.linger = linger});
+    b.start();
+    for (int i = 0; i < 40; ++i) {
+      b.commit(b.source.random(random));
+      if (random() % 3 == 0) b.drain();
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 400));
+    }
+    b.drain();
+    CHECK(b.device.launches() > 2);
+    CHECK(b.lost == 0);
+  }
+}
+
+TEST_CASE("a residency leaves after its longest time though there is work, and the next one goes on") {
+  bench<small_machine> b({.linger = 1s, .longest = 2ms});
+  b.start();
+  random_packets(b, 150, 5);
+  CHECK(b.device.launches() > 2);
+}
+
+TEST_CASE("pause completes what was committed, frees the device and keeps the completions for poll") {
+  bench<small_machine> b({.linger = 10s});
+  b.start();
+  std::mt19937 random(23);
+  for (int round = 0; round < 6; ++round) {
+    for (int i = 0; i < 1 + round; ++i) b.commit(b.source.random(random));
+    REQUIRE_FALSE(b.host.pause());
+    cohort::error_code why;
+    CHECK(b.device.state(why) == detail::launch_state::idle);
+    CHECK(b.host.in_flight() == static_cast<std::uint32_t>(1 + round));
+    b.drain();
+  }
+  REQUIRE_FALSE(b.host.pause());
+}
+
+TEST_CASE("shutting down with work in flight runs each packet wholly or not at all") {
+  for (unsigned seed = 0; seed < 8; ++seed) {
+    machine_options options{.linger = 10s};
+    small_machine device(options);
+    detail::ring_host<small_machine> host(device.ring(), device, {.time_limit = 60s});
+    REQUIRE_FALSE(host.prove());
+    packet_source source;
+    std::mt19937 random(seed);
+    for (int i = 0; i < 8; ++i) REQUIRE_FALSE(host.commit(source.random(random)));
+    std::this_thread::sleep_for(std::chrono::microseconds(300 * seed));
+    REQUIRE(host.shut_down());
+    bool taken = true;
+    for (std::uint32_t sequence = 1; sequence <= source.last(); ++sequence) {
+      const auto outcome = source.check(sequence);
+      CHECK(outcome != packet_source::outcome::broken);
+      if (outcome == packet_source::outcome::untouched) taken = false;
+      // In order: nothing behind a packet that was left in the ring.
+      if (!taken) CHECK(outcome == packet_source::outcome::untouched);
+    }
+  }
+}
+
+TEST_CASE("a worker that sleeps through announcements without tiles for it catches up") {
+  // 23 workers; packets of one tile go to them in turn. Worker 21 does not look until those for 0 to 20 are complete: by
+  // then the places where it looks hold later announcements.
+  std::atomic<bool> asleep{true};
+  machine_options options{.multiprocessors = 24, .blocks_each = 1, .linger = 10s};
+  options.before_look = [&](std::uint32_t block) {
+    // One block per multiprocessor: its number is its index, and the last one relays.
+    while (block == 21 && asleep.load(std::memory_order_relaxed)) std::this_thread::sleep_for(100us);
+  };
+  asleep = false;
+  bench<small_machine> b(std::move(options));
+  b.start();
+  CHECK(b.host.workers() == 23);
+  asleep = true;
+  for (int i = 0; i < 21; ++i) b.commit(b.source.one());
+  b.drain();
+  b.commit(b.source.one());
+  std::this_thread::sleep_for(2ms);
+  CHECK(b.host.in_flight() == 1);  // that one is worker 21's
+  asleep = false;
+  b.drain();
+  for (int i = 0; i < 60; ++i) b.commit(b.source.one(1 + i % 30));
+  b.drain();
+}
+
+TEST_CASE("a slow worker delays packets but breaks nothing, in residencies that end early as well") {
+  machine_options options{.linger = 100us};
+  options.before_look = [](std::uint32_t block) {
+    if (block == 1) std::this_thread::sleep_for(300us);
+  };
+  bench<small_machine> b(std::move(options), {.time_limit = 60s, .first_ticket = 0u - 40u});
+  b.start();
+  random_packets(b, 100, 17);
+}
+
+struct placement {
+  std::array<std::atomic<std::uint32_t>, 64> multiprocessor{};
+  static void note(void* self, std::uint32_t tile) {
+    // Relaxed: read after the packet completed.
+    static_cast<placement*>(self)->multiprocessor[tile].store(this_multiprocessor, std::memory_order_relaxed);
+  }
+};
+
+TEST_CASE("small packets in a row land on different multiprocessors, tiles of one packet too") {
+  bench<small_machine> b({.multiprocessors = 4, .blocks_each = 2, .linger = 10s});
+  b.start();
+  std::array<placement, 4> single;
+  for (placement& each : single) {
+    b.source.begin();
+    b.source.call(&placement::note, &each);
+    b.commit(b.source.finish());
+  }
+  b.drain();
+  std::set<std::uint32_t> used;
+  for (const placement& each : single) used.insert(each.multiprocessor[0].load());
+  CHECK(used.size() == 4);
+
+  // The workers go on where the packets before ended: 3 more tiles exhaust the 7 workers, then the next 4 start over.
+  placement three;
+  placement four;
+  b.source.begin();
+  b.source.call(&placement::note, &three, 3);
+  b.commit(b.source.finish());
+  b.source.begin();
+  b.source.call(&placement::note, &four, 4);
+  b.commit(b.source.finish());
+  b.drain();
+  used.clear();
+  for (int tile = 0; tile < 4; ++tile) used.insert(four.multiprocessor[tile].load());
+  CHECK(used.size() == 4);
+}
+
+TEST_CASE("multiprocessors beyond the budget are left to others") {
+  bench<small_machine> b({.multiprocessors = 4, .blocks_each = 2, .budget = 2, .linger = 10s});
+  b.start();
+  CHECK(b.host.workers() == 3);
+  placement all;
+  b.source.begin();
+  b.source.call(&placement::note, &all, 64);
+  b.commit(b.source.finish());
+  b.drain();
+  std::set<std::uint32_t> used;
+  for (const auto& each : all.multiprocessor) used.insert(each.load());
+  CHECK(used == std::set<std::uint32_t>{1, 4});
+}
+
+// ---- when things go wrong ----------------------------------------------------------------------------------------------
+
+std::uint64_t fault_code(std::uint64_t fault) { return fault >> 56; }
+
+template <class Bench>
+void expect_lost(Bench& b, std::uint32_t packets) {
+  b.drain();
+  CHECK(b.lost == packets);
+  CHECK(b.host.lost());
+  CHECK_FALSE(b.host.has_room());
+  CHECK(b.host.commit(b.source.one()) == cohort::errc::device_lost);
+  CHECK(b.host.pause() == cohort::errc::device_lost);
+  b.poll();
+  CHECK(b.seen.size() == packets);
+}
+
+TEST_CASE("a packet that arrives in part ends in an error word") {
+  bench<small_machine> b({.linger = 10s, .limit = 500ms});
+  b.start();
+  b.commit(b.source.one());
+  b.drain();
+  // A host that stops in the middle of a doorbell: the size is there, the rest is not.
+  std::uint64_t& size = b.device.ring().slots[2].elements[1];
+  std::atomic_ref<std::uint64_t>(size).store(detail::make_element(2, 64), std::memory_order_release);
+  for (int i = 0; i < 10000 && b.host.fault() == 0; ++i) std::this_thread::sleep_for(1ms);
+  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::torn_packet));
+  CHECK(static_cast<std::uint32_t>(b.host.fault()) == 2);
+  b.commit(b.source.one());
+  b.drain();
+  CHECK(b.lost == 1);
+}
+
+TEST_CASE("a header that contradicts itself ends in an error word") {
+  bench<small_machine> b({.linger = 10s});
+  b.start();
+  alignas(16) std::array<std::byte, 48> packet{};
+  const cohort::packet_header header{.sequence = 1, .bytes = 40, .tiles = 1, .records = 1};
+  std::memcpy(packet.data(), &header, sizeof header);
+  b.commit(packet);
+  expect_lost(b, 1);
+  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::bad_packet));
+}
+
+TEST_CASE("workers that hear nothing from the relay leave with an error word") {
+  std::atomic<bool> stuck{false};
+  machine_options options{.linger = 1ms, .limit = 400ms};
+  options.before_poll = [&] {
+    while (stuck.load(std::memory_order_relaxed)) std::this_thread::sleep_for(1ms);
+  };
+  bench<small_machine> b(std::move(options));
+  b.start();
+  stuck = true;
+  b.commit(b.source.one());
+  expect_lost(b, 1);
+  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::silent_relay));
+  stuck = false;
+}
+
+TEST_CASE("a grid that does not become resident as a whole ends in an error word") {
+  bench<small_machine> b({.limit = 200ms, .missing_blocks = 1});
+  CHECK(b.host.prove());
+  CHECK(b.host.lost());
+  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::start_barrier));
+}
+
+TEST_CASE("a grid without a worker is refused") {
+  bench<small_machine> b({.multiprocessors = 1, .blocks_each = 1});
+  CHECK(b.host.prove());
+  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::no_workers));
+}
+
+TEST_CASE("a tile that does not end loses the device after the time limit, and the packets behind it with it") {
+  std::atomic<bool> stuck{true};
+  {
+    bench<small_machine> b({.linger = 1ms}, {.time_limit = 1s});
+    b.start();
+    b.source.begin();
+    b.source.call(
+        [](void* flag, std::uint32_t) {
+          while (static_cast<std::atomic<bool>*>(flag)->load(std::memory_order_relaxed)) {
+            std::this_thread::sleep_for(1ms);
+          }
+        },
+        &stuck);
+    b.commit(b.source.finish());
+    b.drain();
+    CHECK(b.lost == 1);
+    CHECK(b.host.reason() == cohort::errc::device_lost);
+    CHECK_FALSE(b.host.shut_down());  // still running: the memory must stay
+    stuck = false;
+  }
+}
+
+TEST_CASE("a launch that fails loses the device with the launcher's reason") {
+  bench<small_machine> b({.linger = 0us});
+  b.start();
+  b.device.refuse_launches();
+  b.commit(b.source.one());
+  expect_lost(b, 1);
+  CHECK(b.host.reason() == cohort::errc::out_of_memory);
+}
+
+TEST_CASE("a launcher that reports a failure loses the device") {
+  std::atomic<bool> stuck{true};
+  bench<small_machine> b({.linger = 1ms});
+  b.start();
+  b.source.begin();
+  b.source.call(
+      [](void* flag, std::uint32_t) {
+        while (static_cast<std::atomic<bool>*>(flag)->load(std::memory_order_relaxed)) {
+          std::this_thread::sleep_for(1ms);
+        }
+      },
+      &stuck);
+  b.commit(b.source.finish());
+  b.device.fail_state();
+  b.drain();
+  CHECK(b.lost == 1);
+  CHECK(b.host.reason() == cohort::errc::stopped);
+  stuck = false;
+}
+
+}  // namespace
