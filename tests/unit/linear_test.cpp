@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +15,10 @@
 #include <limits>
 #include <memory>
 #include <random>
-#include <string>
+#include <span>
+#include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "support/block_emulator.hpp"
@@ -103,13 +107,16 @@ struct request {
   }
 
   /// |y - reference| / |reference| in the 2-norm, the reference in float64.
-  double error() {
+  double error() { return error(layer->n); }
+
+  /// Of the first `features` features of each row.
+  double error(std::size_t features) {
     double difference = 0;
     double size = 0;
     std::vector<double> wide(layer->k);
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t i = 0; i < layer->k; ++i) wide[i] = to_float(x.data()[r * layer->k + i]);
-      for (std::size_t n = 0; n < layer->n; ++n) {
+      for (std::size_t n = 0; n < features; ++n) {
         const T* const w = layer->w.data() + n * layer->k;
         double sum = 0;
         for (std::size_t i = 0; i < layer->k; ++i) sum += wide[i] * static_cast<double>(to_float(w[i]));
@@ -185,6 +192,46 @@ void run(const engine& e, std::vector<ops::linear<T>> members) {
     }
   });
 }
+
+/// A context in which the threads of one warp fall behind after every barrier: the others run into what it still reads
+/// if a barrier is missing.
+class lagging_context {
+public:
+  static constexpr bool cooperative = true;
+
+  class team {
+  public:
+    team(decltype(std::declval<emulator::context&>().group()) inner, bool lags) : inner_(&inner), lags_(lags) {}
+
+    std::uint32_t rank() const { return inner_->rank(); }
+    std::byte* exchange() const { return inner_->exchange(); }
+    void sync() const {
+      inner_->sync();
+      if (lags_) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    }
+
+  private:
+    const std::remove_reference_t<decltype(std::declval<emulator::context&>().group())>* inner_;
+    bool lags_;
+  };
+
+  lagging_context(emulator::context& inner, std::uint32_t slow_warp)
+      : inner_(&inner), lags_(inner.group_index() == slow_warp) {}
+
+  std::uint32_t rank() const { return inner_->rank(); }
+  std::uint32_t size() const { return inner_->size(); }
+  std::byte* scratch() const { return inner_->scratch(); }
+  std::uint32_t group_index() const { return inner_->group_index(); }
+  team group() const { return {inner_->group(), lags_}; }
+  void sync() const {
+    inner_->sync();
+    if (lags_) std::this_thread::sleep_for(std::chrono::microseconds(300));
+  }
+
+private:
+  emulator::context* inner_;
+  bool lags_;
+};
 
 std::vector<engine> host_engines() {
   std::vector<engine> all;
@@ -341,6 +388,30 @@ TEST_SUITE("linear") {
       weights<T> layer(32, 584, all_forms[3]);
       request<T> r(layer, 16, 5);
       expect_product(e, r);
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: a warp that falls behind reads nothing that the others overwrite", T, float, bf16) {
+    // One slice, so that the sums take the place of the stage that was read last, and enough to wrap around.
+    for (const std::size_t k : {32u, 420u}) {
+      for (std::uint32_t variant = 0; variant < gemm::block_variants; ++variant) {
+        weights<T> layer(64, k, all_forms[3]);
+        request<T> r(layer, 64, 5);
+        std::vector<ops::linear<T>> members{r.op()};
+        ops::linear<T>::plan(members, {.workers = 8, .host = false});
+        members[0].variant = static_cast<std::uint8_t>(variant);
+        const gemm::tile_extent extent = gemm::block_tile<T>(variant);
+        const auto tiles = static_cast<std::uint32_t>(gemm::tiles_of(64, 64, extent));
+        const std::uint32_t slow = variant % 2 == 0 ? 0 : 3;
+        block().run(std::min(2u, tiles), [&](emulator::context& context, std::uint32_t tile) {
+          lagging_context lagging(context, slow);
+          ops::linear<T>::run(lagging, members.data(), 1, tile);
+        });
+        r.rows = std::min<std::size_t>(64, extent.rows * 2);
+        CAPTURE(variant);
+        CAPTURE(k);
+        CHECK(r.error(std::min<std::size_t>(64, extent.columns)) < tolerance<T>);
+      }
     }
   }
 

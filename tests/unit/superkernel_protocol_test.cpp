@@ -1,6 +1,6 @@
-// The superkernel's protocol without a GPU: every device thread is a host thread, and the code under test is the code that
-// runs on the device (superkernel.hpp) and beside it (ring_host.hpp). Tiles write plain memory, so a missing release or
-// acquire anywhere is a data race that the thread sanitizer reports.
+// The superkernel's protocol without a GPU: every device thread is a host thread, and the code under test is the code
+// that runs on the device (superkernel.hpp) and beside it (ring_host.hpp). Tiles write plain memory, so a missing
+// release or acquire anywhere is a data race that the thread sanitizer reports.
 #include <doctest/doctest.h>
 
 #include <cohort/device/ring.hpp>
@@ -8,8 +8,11 @@
 #include <cohort/device/superkernel.hpp>
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
-#include <cohort/schedule/packet_builder.hpp>
+#include <cohort/schedule/packet.hpp>
 
+#include "support/protocol_packets.hpp"
+
+#include <sched.h>
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -19,10 +22,8 @@
 #include <cstring>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <random>
-#include <sched.h>
 #include <set>
 #include <span>
 #include <thread>
@@ -33,7 +34,7 @@ namespace {
 namespace detail = cohort::detail;
 using namespace std::chrono_literals;
 
-// ---- ops -------------------------------------------------------------------------------------------------------------
+// ---- ops ----
 
 thread_local std::uint32_t this_multiprocessor = 0;
 thread_local std::uint32_t this_block = 0;
@@ -44,70 +45,6 @@ struct team {
   std::uint32_t size_;
   std::uint32_t rank() const { return rank_; }
   std::uint32_t size() const { return size_; }
-};
-
-/// Adds input + 1 to each of a tile's outputs, one output per thread: any tile that ran twice or not at all shows.
-struct alignas(16) add_op {
-  static constexpr const char* name = "add";
-  static constexpr std::uint32_t width = 4;
-  std::uint32_t* out;
-  const std::uint32_t* in;
-  std::uint32_t count;
-  std::uint32_t unused = 0;
-
-  std::uint32_t tiles() const { return count; }
-  template <class Context>
-  void run(Context& context, std::uint32_t tile) const {
-    for (std::uint32_t i = context.rank(); i < width; i += context.size()) out[tile * width + i] += in[tile] + 1;
-  }
-};
-
-/// The same, fused: members side by side, each with its own outputs. `first` is the note that `plan` leaves.
-struct alignas(16) fused_op {
-  static constexpr const char* name = "fused";
-  std::uint32_t* out;
-  const std::uint32_t* in;
-  std::uint32_t count;
-  std::uint32_t first = 0;
-  std::uint64_t unused = 0;
-
-  static std::uint32_t plan(std::span<fused_op> members, const cohort::machine_shape&) {
-    std::uint32_t tiles = 0;
-    for (fused_op& member : members) {
-      member.first = tiles;
-      tiles += member.count;
-    }
-    return tiles;
-  }
-  template <class Context>
-  static void run(Context& context, const fused_op* members, std::uint32_t count, std::uint32_t tile) {
-    std::uint32_t which = 0;
-    while (which + 1 < count && members[which + 1].first <= tile) ++which;
-    const fused_op& mine = members[which];
-    add_op{mine.out, mine.in, mine.count}.run(context, tile - mine.first);
-  }
-};
-
-/// The largest descriptor there is: its bytes must all arrive.
-struct alignas(16) wide_op {
-  static constexpr const char* name = "wide";
-  std::uint32_t* out;
-  const std::uint32_t* in;
-  std::uint32_t count;
-  std::uint32_t seed;
-  std::array<std::uint32_t, 58> bulk;
-
-  void fill() {
-    for (std::uint32_t i = 0; i < bulk.size(); ++i) bulk[i] = seed * 31 + i;
-  }
-  std::uint32_t tiles() const { return count; }
-  template <class Context>
-  void run(Context& context, std::uint32_t tile) const {
-    for (std::uint32_t i = 0; i < bulk.size(); ++i) {
-      if (bulk[i] != seed * 31 + i) return;
-    }
-    add_op{out, in, count}.run(context, tile);
-  }
 };
 
 /// Does whatever a test wants, in the first thread of the block.
@@ -125,9 +62,19 @@ struct alignas(16) call_op {
   }
 };
 
+using cohort::testing::add_op;
+using cohort::testing::fused_op;
+using cohort::testing::outcome;
+using cohort::testing::wide_op;
 using ops = cohort::op_set<add_op, fused_op, wide_op, call_op>;
 
-// ---- the emulated device ---------------------------------------------------------------------------------------------
+struct packet_source : cohort::testing::packet_source<ops> {
+  void call(void (*function)(void*, std::uint32_t), void* argument, std::uint32_t tiles = 1) {
+    append(call_op{function, argument, tiles});
+  }
+};
+
+// ---- the emulated device ----
 
 struct machine_options {
   std::uint32_t multiprocessors = 2;
@@ -339,142 +286,7 @@ private:
 using small_machine = machine<1, 1>;
 using wide_machine = machine<2, 2>;
 
-// ---- packets ---------------------------------------------------------------------------------------------------------
-
-constexpr cohort::machine_shape shape{.workers = 3, .host = false};
-
-/// Builds packets and keeps what their tiles shall have written.
-class packet_source {
-public:
-  packet_source() : storage_(cohort::packet_capacity / 16) {}
-
-  void begin() {
-    ++sequence_;
-    builder_.begin(std::as_writable_bytes(std::span(storage_)), sequence_);
-    current_ = {};
-  }
-
-  template <class Op>
-  void add(std::uint32_t tiles, std::uint32_t members = 1) {
-    builder_.open(ops::index_of<Op>, cohort::detail::member_stride<Op>);
-    for (std::uint32_t i = 0; i < members; ++i) {
-      auto& data = buffers(tiles);
-      Op op{};
-      op.out = data.out.data();
-      op.in = data.in.data();
-      op.count = tiles;
-      if constexpr (std::is_same_v<Op, wide_op>) {
-        op.seed = sequence_ + i;
-        op.fill();
-      }
-      builder_.append(&op, sizeof op);
-    }
-    close<Op>();
-  }
-
-  void call(void (*function)(void*, std::uint32_t), void* argument, std::uint32_t tiles = 1) {
-    builder_.open(ops::index_of<call_op>, cohort::detail::member_stride<call_op>);
-    const call_op op{function, argument, tiles};
-    builder_.append(&op, sizeof op);
-    close<call_op>();
-  }
-
-  bool room_for(std::uint32_t stride) const { return builder_.room(stride) > 0; }
-
-  std::span<const std::byte> finish() {
-    const std::span<const std::byte> packet = builder_.finish();
-    expected_[sequence_] = std::move(current_);
-    return packet;
-  }
-
-  std::span<const std::byte> one(std::uint32_t tiles = 1) {
-    begin();
-    add<add_op>(tiles);
-    return finish();
-  }
-
-  std::span<const std::byte> random(std::mt19937& random) {
-    begin();
-    const auto pick = [&](std::uint32_t limit) { return static_cast<std::uint32_t>(random() % limit); };
-    switch (pick(5)) {
-      case 0: add<add_op>(1 + pick(3)); break;
-      case 1: {  // uniform; sometimes more than the inline part of a slot
-        const std::uint32_t tiles = 1 + pick(4);
-        const std::uint32_t records = 1 + pick(pick(4) == 0 ? 200 : 8);
-        for (std::uint32_t i = 0; i < records; ++i) add<add_op>(tiles);
-        break;
-      }
-      case 2: {  // a mixture
-        const std::uint32_t records = 1 + pick(12);
-        for (std::uint32_t i = 0; i < records; ++i) {
-          switch (pick(3)) {
-            case 0: add<add_op>(1 + pick(9)); break;
-            case 1: add<fused_op>(1 + pick(3), 1 + pick(6)); break;
-            default: add<wide_op>(1 + pick(5)); break;
-          }
-        }
-        break;
-      }
-      case 3: {  // uniform and fused
-        const std::uint32_t records = 1 + pick(5);
-        for (std::uint32_t i = 0; i < records; ++i) add<fused_op>(2, 3);
-        break;
-      }
-      default: add<wide_op>(1 + pick(3)); break;
-    }
-    return finish();
-  }
-
-  std::uint32_t last() const { return sequence_; }
-
-  enum class outcome { untouched, done, broken };
-
-  outcome check(std::uint32_t sequence) {
-    const auto found = expected_.find(sequence);
-    if (found == expected_.end()) return outcome::broken;
-    bool untouched = true;
-    bool done = true;
-    for (const buffer& data : found->second) {
-      for (std::size_t i = 0; i < data.out.size(); ++i) {
-        untouched = untouched && data.out[i] == 0;
-        done = done && data.out[i] == data.in[i / add_op::width] + 1;
-      }
-    }
-    return done ? outcome::done : untouched ? outcome::untouched : outcome::broken;
-  }
-
-  void forget(std::uint32_t sequence) { expected_.erase(sequence); }
-
-private:
-  struct buffer {
-    std::vector<std::uint32_t> in;
-    std::vector<std::uint32_t> out;
-  };
-
-  buffer& buffers(std::uint32_t tiles) {
-    buffer& data = current_.emplace_back();
-    data.in.resize(tiles);
-    data.out.resize(tiles * add_op::width);
-    for (std::uint32_t i = 0; i < tiles; ++i) data.in[i] = sequence_ * 7 + i;
-    return data;
-  }
-
-  template <class Op>
-  void close() {
-    static constexpr auto table = ops::table();
-    const cohort::op_info& info = table[ops::index_of<Op>];
-    REQUIRE(builder_.close(info.plan(builder_.members(), builder_.member_count(), shape)));
-  }
-
-  struct alignas(16) piece {
-    std::byte bytes[16];
-  };
-  std::vector<piece> storage_;
-  cohort::packet_builder builder_;
-  std::uint32_t sequence_ = 0;
-  std::deque<buffer> current_;
-  std::map<std::uint32_t, std::deque<buffer>> expected_;
-};
+// ---- the host's half on top ----
 
 /// A machine with the host's half on top, and a ledger of what completed.
 template <class Machine>
@@ -500,7 +312,7 @@ struct bench {
       if (out[i].result) {
         CHECK(out[i].result == cohort::errc::device_lost);
         ++lost;
-      } else if (source.check(out[i].sequence) != packet_source::outcome::done) {
+      } else if (source.check(out[i].sequence) != outcome::done) {
         FAIL_CHECK("packet " << out[i].sequence << " reported as complete is not");
       }
       if (!keep) source.forget(out[i].sequence);
@@ -587,7 +399,7 @@ TEST_CASE("a residency that lingers out while a doorbell rings comes back") {
 }
 
 TEST_CASE("a residency leaves after its longest time though there is work, and the next one goes on") {
-  bench<small_machine> b({.linger = 1s, .longest = 2ms});
+  bench<small_machine> b({.linger = 1s, .longest = 1ms});
   b.start();
   random_packets(b, 150, 5);
   CHECK(b.device.launches() > 2);
@@ -621,18 +433,18 @@ TEST_CASE("shutting down with work in flight runs each packet wholly or not at a
     REQUIRE(host.shut_down());
     bool taken = true;
     for (std::uint32_t sequence = 1; sequence <= source.last(); ++sequence) {
-      const auto outcome = source.check(sequence);
-      CHECK(outcome != packet_source::outcome::broken);
-      if (outcome == packet_source::outcome::untouched) taken = false;
+      const outcome seen = source.check(sequence);
+      CHECK(seen != outcome::broken);
+      if (seen == outcome::untouched) taken = false;
       // In order: nothing behind a packet that was left in the ring.
-      if (!taken) CHECK(outcome == packet_source::outcome::untouched);
+      if (!taken) CHECK(seen == outcome::untouched);
     }
   }
 }
 
 TEST_CASE("a worker that sleeps through announcements without tiles for it catches up") {
-  // 23 workers; packets of one tile go to them in turn. Worker 21 does not look until those for 0 to 20 are complete: by
-  // then the places where it looks hold later announcements.
+  // 23 workers; packets of one tile go to them in turn. Worker 21 does not look until those for 0 to 20 are complete:
+  // by then the places where it looks hold later announcements.
   std::atomic<bool> asleep{true};
   machine_options options{.multiprocessors = 24, .blocks_each = 1, .linger = 10s};
   options.before_look = [&](std::uint32_t block) {
@@ -716,7 +528,7 @@ TEST_CASE("multiprocessors beyond the budget are left to others") {
   CHECK(used == std::set<std::uint32_t>{1, 4});
 }
 
-// ---- when things go wrong ----------------------------------------------------------------------------------------------
+// ---- when things go wrong ----
 
 std::uint64_t fault_code(std::uint64_t fault) { return fault >> 56; }
 

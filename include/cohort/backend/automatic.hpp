@@ -64,9 +64,9 @@ inline std::optional<int> find_cuda_device() noexcept {
   return std::nullopt;
 }
 
-/// The CUDA backend when there is a device (`options.cuda.device` if it is able), else the host backend. The environment
-/// variable COHORT_BACKEND, `host` or `cuda`, decides instead when it is set. Throws what the backend's constructor
-/// throws, so also when CUDA is asked for and there is no device.
+/// The CUDA backend when there is a device (`options.cuda.device` if it is able), else the host backend. The
+/// environment variable COHORT_BACKEND, `host` or `cuda`, decides instead when it is set. Throws what the backend's
+/// constructor throws, so also when CUDA is asked for and there is no device.
 template <class Ops>
 std::unique_ptr<backend> automatic_backend(const backend_options& options = {}) {
   const detail::backend_wish wish = detail::wished_backend();

@@ -164,8 +164,8 @@ private:
 
 /// A backend whose device is a GPU. `Ops` is the `op_set` of its executor, `Profile` what the kernel is compiled for.
 ///
-/// While packets are in flight, and for `linger` after, one cooperative kernel occupies the device (or `sm_budget` of its
-/// multiprocessors). Other kernels of the process must be loaded before it is (`CUDA_MODULE_LOADING=EAGER`, or one
+/// While packets are in flight, and for `linger` after, one cooperative kernel occupies the device (or `sm_budget` of
+/// its multiprocessors). Other kernels of the process must be loaded before it is (`CUDA_MODULE_LOADING=EAGER`, or one
 /// launch each), and calls that wait for the whole device (`cudaDeviceSynchronize`, `cudaFree`, `cudaMalloc` at times)
 /// wait until it leaves: call `pause` before.
 ///
@@ -199,7 +199,8 @@ public:
         ring_(*static_cast<detail::host_ring*>(ring_memory_.get()), launcher_,
               {.time_limit = options.time_limit, .bounded = options.mode == cuda_mode::bounded}),
         rates_(estimate_rates()) {
-    detail::cuda_check(cudaMemset(device_ring_memory_.get(), 0, sizeof(detail::device_ring)), "cohort: clearing the ring");
+    detail::cuda_check(cudaMemset(device_ring_memory_.get(), 0, sizeof(detail::device_ring)),
+                       "cohort: clearing the ring");
     detail::cuda_check(cudaDeviceSynchronize(), "cohort: clearing the ring");
     if (const error_code failed = ring_.prove()) {
       end();
@@ -305,7 +306,8 @@ private:
     device_rates rates;
     // 128 multiply-adds per multiprocessor and cycle, of which small tiles reach about half.
     rates.flops_per_ns = std::max(1.0, 0.5 * 256.0 * clock * constants().sm_budget);
-    // Two transfers per clock, of which about 85 % are reached; a part of the multiprocessors draws a larger part of it.
+    // Two transfers per clock, of which about 85 % are reached; a part of the multiprocessors draws a larger part of
+    // it.
     rates.bytes_per_ns = std::max(1.0, 0.85 * 2.0 * memory_clock * bus_bytes * std::min(1.0, 2.0 * share));
     rates.packet_overhead = std::chrono::nanoseconds(3'000);
     rates.busy_target = std::chrono::nanoseconds(4'000);

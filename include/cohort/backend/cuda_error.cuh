@@ -66,8 +66,8 @@ inline void cuda_check(cudaError_t status, const char* what) {
   if (const error_code failed = cuda_try(status)) throw system_error(failed, what);
 }
 
-/// Makes a device current for the calling thread while it lives. Only where CUDA is called at all: never on the way of a
-/// packet.
+/// Makes a device current for the calling thread while it lives. Only where CUDA is called at all: never on the way of
+/// a packet.
 class cuda_device_scope {
 public:
   explicit cuda_device_scope(int device) noexcept {

@@ -23,6 +23,15 @@ inline void spin_pause() noexcept {
 #endif
 }
 
+/// The core that this thread is on at the moment, -1 when that is unknown.
+inline int current_core() noexcept {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
 /// The CPU share that the control group grants, rounded up to cores; 0 when it sets no limit or cannot be read. A
 /// container sees its own group at this path.
 inline unsigned cores_of_control_group() noexcept {

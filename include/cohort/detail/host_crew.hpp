@@ -92,6 +92,9 @@ public:
     // the agreement with workers that are about to sleep (see `rest`): publish first, then look who is awake.
     s.tickets.store(pack(header.tiles, 0), std::memory_order_seq_cst);
     if (workers_ == 0) return;
+    // relaxed: see `in_the_way`. Stored only when it changes, so that spinners keep their copy of the line.
+    if (const int core = current_core(); core != owner_core_.load(std::memory_order_relaxed))
+      owner_core_.store(core, std::memory_order_relaxed);
     doorbell_.fetch_add(1, std::memory_order_seq_cst);
     const std::uint32_t awake = spinning_.load(std::memory_order_seq_cst);
     if (header.tiles <= awake) return;
@@ -251,7 +254,7 @@ private:
   /// the worker sees the new value or commit sees the worker. A spinner that commit counted decrements the count after
   /// that, and looks for tiles after that again.
   void rest(std::uint32_t seen) noexcept {
-    if (spin_.count() > 0) {
+    if (spin_.count() > 0 && !in_the_way()) {
       spinning_.fetch_add(1, std::memory_order_seq_cst);  // seq_cst: see above
       const auto until = std::chrono::steady_clock::now() + spin_;
       bool rung = false;
@@ -261,7 +264,7 @@ private:
           // relaxed: only ends the loop; the caller loads the doorbell again in order.
           rung = doorbell_.load(std::memory_order_relaxed) != seen;
         }
-      } while (!rung && std::chrono::steady_clock::now() < until);
+      } while (!rung && !in_the_way() && std::chrono::steady_clock::now() < until);
       spinning_.fetch_sub(1, std::memory_order_seq_cst);  // seq_cst: see above
       if (rung) return;
     }
@@ -273,6 +276,13 @@ private:
     }
     awoken_.wait(lock, [this] { return permits_ != 0; });
     --permits_;
+  }
+
+  /// Whether this worker is on the core where the owner was last. There it would keep the owner from running, and could
+  /// not see a commit before the owner had been moved away.
+  bool in_the_way() const noexcept {
+    const int core = current_core();
+    return core >= 0 && core == owner_core_.load(std::memory_order_relaxed);  // relaxed: a guess, good or bad
   }
 
   /// Wakes up to `count` sleepers. Whoever is chosen counts as awake at once, so that nobody wakes it a second time.
@@ -322,6 +332,7 @@ private:
 
   alignas(line) std::atomic<std::uint32_t> doorbell_{0};  // changes after each commit; spinners watch it
   std::atomic<bool> stopping_{false};
+  std::atomic<int> owner_core_{-1};
   alignas(line) std::atomic<std::uint32_t> spinning_{0};
   std::atomic<std::uint32_t> sleeping_{0};  // workers in `awoken_.wait` without a permit; changed under mutex_
   alignas(line) std::atomic<std::uint32_t> in_flight_{0};

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <utility>
 
 #include <sys/mman.h>
 
@@ -48,9 +47,8 @@ public:
     hide(data_, bytes_);
   }
 
-  lazy_memory(lazy_memory&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  lazy_memory& operator=(lazy_memory&&) = delete;
+  lazy_memory(const lazy_memory&) = delete;
+  lazy_memory& operator=(const lazy_memory&) = delete;
 
   ~lazy_memory() {
     if (data_ == nullptr) return;

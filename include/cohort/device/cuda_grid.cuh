@@ -123,10 +123,7 @@ private:
   /// Relaxed rather than weak: host memory is never served from L1.
   __device__ static ulonglong2 load16_system(const std::byte* from) {
     ulonglong2 piece;
-    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
-                 : "=l"(piece.x), "=l"(piece.y)
-                 : "l"(from)
-                 : "memory");
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(piece.x), "=l"(piece.y) : "l"(from) : "memory");
     return piece;
   }
 
@@ -140,8 +137,8 @@ private:
 
 /// The superkernel over `Ops`. Hidden: each shared library has, loads and launches its own.
 template <class Ops, class Profile>
-__global__ void __launch_bounds__(device_block_threads, Profile::blocks_per_sm)
-    __attribute__((visibility("hidden"))) superkernel_entry(const __grid_constant__ residency parameters) {
+__global__ void __launch_bounds__(device_block_threads, Profile::blocks_per_sm) __attribute__((visibility("hidden")))
+superkernel_entry(const __grid_constant__ residency parameters) {
   extern __shared__ __align__(128) std::byte superkernel_scratch[];
   __shared__ superkernel_shared<Ops> shared;
   __shared__ device_context<>::storage storage;

@@ -1,5 +1,5 @@
-// What host and device share: the memory of the packet ring and how its words are encoded. The superkernel and the host's
-// half (ring_host.hpp) enter; nobody else needs to know it. Plain data, no CUDA.
+// What host and device share: the memory of the packet ring and how its words are encoded. The superkernel and the
+// host's half (ring_host.hpp) enter; nobody else needs to know it. Plain data, no CUDA.
 //
 // Who writes what. Every word has one writer at a time:
 //   host   -> device   ring_slot, stop                              mapped pinned memory, system scope
@@ -7,8 +7,9 @@
 //   relay  -> workers  announcements, device_slot                   device memory, device scope
 //   workers together   counters, arrivals, start_barrier            device memory, device scope, only ever added to
 //
-// Tickets. The ring numbers packets by itself: 32 bits that wrap through zero, so that `ticket % ring_slots` never skips
-// a slot. (Packet sequence numbers skip zero; the ring carries them as data.) Two rules make everything below sound:
+// Tickets. The ring numbers packets by itself: 32 bits that wrap through zero, so that `ticket % ring_slots` never
+// skips a slot. (Packet sequence numbers skip zero; the ring carries them as data.) Two rules make everything below
+// sound:
 //   (a) the host writes ticket t only when ticket t - 8 and all before it are complete;
 //   (b) a ticket is complete when every block that has tiles in it has finished them.
 #pragma once
@@ -75,11 +76,11 @@ struct host_ring {
 /// Why a block left before its work was done.
 enum class ring_fault : std::uint8_t {
   none = 0,
-  start_barrier = 1,   ///< not all blocks of the grid became resident together
-  no_workers = 2,      ///< fewer than two blocks within the budget of multiprocessors
-  torn_packet = 3,     ///< a packet began to arrive and did not become whole
-  bad_packet = 4,      ///< a packet's header contradicts itself
-  silent_relay = 5,    ///< a worker heard nothing from the relay, not even that it leaves
+  start_barrier = 1,  ///< not all blocks of the grid became resident together
+  no_workers = 2,     ///< fewer than two blocks within the budget of multiprocessors
+  torn_packet = 3,    ///< a packet began to arrive and did not become whole
+  bad_packet = 4,     ///< a packet's header contradicts itself
+  silent_relay = 5,   ///< a worker heard nothing from the relay, not even that it leaves
 };
 
 COHORT_HD
@@ -126,9 +127,7 @@ constexpr announced read_announcement(std::uint64_t head, std::uint64_t rest) {
 }
 /// Whether both words speak of one ticket.
 COHORT_HD
-constexpr bool belong_together(std::uint64_t head, std::uint64_t rest) {
-  return (head >> 32 & 0xffffu) == rest >> 48;
-}
+constexpr bool belong_together(std::uint64_t head, std::uint64_t rest) { return (head >> 32 & 0xffffu) == rest >> 48; }
 
 /// How far ticket `a` is after ticket `b`; negative when before it.
 COHORT_HD
@@ -149,7 +148,8 @@ struct device_ring {
   announcement announcements[announcement_slots];
   device_word counters[ring_slots];
   device_word start_barrier;
-  /// Blocks that arrived on each multiprocessor, for odd and even launches: a launch counts in one and clears the other.
+  /// Blocks that arrived on each multiprocessor, for odd and even launches: a launch counts in one and clears the
+  /// other.
   std::uint32_t arrivals[2][max_multiprocessors];
   device_slot slots[ring_slots];
 };
@@ -162,14 +162,14 @@ static_assert(announcement_slots > ring_slots + 1 && announcement_slots % ring_s
 struct residency {
   host_ring* host = nullptr;
   device_ring* device = nullptr;
-  std::uint64_t linger = 0;      ///< ns without a doorbell after which the residency ends
-  std::uint64_t limit = 0;       ///< ns that one device-side wait may take
-  std::uint64_t longest = 0;     ///< ns after which the residency ends though there is work; 0: no such bound
-  std::uint32_t launch = 0;      ///< number of the launch, counted from 1, wraps
-  std::uint32_t first = 0;       ///< ticket that is taken first
-  std::uint32_t until = 0;       ///< when bounded: ticket that is not taken any more
-  std::uint32_t bounded = 0;     ///< 1: ends at `until`
-  std::uint32_t sm_budget = 0;   ///< multiprocessors that take part, at least 1
+  std::uint64_t linger = 0;     ///< ns without a doorbell after which the residency ends
+  std::uint64_t limit = 0;      ///< ns that one device-side wait may take
+  std::uint64_t longest = 0;    ///< ns after which the residency ends though there is work; 0: no such bound
+  std::uint32_t launch = 0;     ///< number of the launch, counted from 1, wraps
+  std::uint32_t first = 0;      ///< ticket that is taken first
+  std::uint32_t until = 0;      ///< when bounded: ticket that is not taken any more
+  std::uint32_t bounded = 0;    ///< 1: ends at `until`
+  std::uint32_t sm_budget = 0;  ///< multiprocessors that take part, at least 1
 };
 
 }  // namespace cohort::inline COHORT_ABI::detail

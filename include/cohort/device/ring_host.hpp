@@ -1,6 +1,6 @@
-// The host's half of the ring: hands packets to the superkernel, learns what is complete, keeps a residency on the device
-// while there is work, and decides when the device is lost. It knows no CUDA: what launches the kernel is a template
-// argument, so that tests drive it against an emulated device. Backends enter. One thread at a time.
+// The host's half of the ring: hands packets to the superkernel, learns what is complete, keeps a residency on the
+// device while there is work, and decides when the device is lost. It knows no CUDA: what launches the kernel is a
+// template argument, so that tests drive it against an emulated device. Backends enter. One thread at a time.
 #pragma once
 
 #include <cohort/backend/backend.hpp>
@@ -82,8 +82,8 @@ public:
   /// The word that a faulting block left, 0 if none did.
   std::uint64_t fault() const noexcept { return load(memory_.fault); }
 
-  /// Precondition: the packet passed `check_packet`. Errors: `device_lost`, `queue_full`. When a launch fails, the packet
-  /// counts as taken and completes as lost.
+  /// Precondition: the packet passed `check_packet`. Errors: `device_lost`, `queue_full`. When a launch fails, the
+  /// packet counts as taken and completes as lost.
   error_code commit(std::span<const std::byte> packet) {
     if (lost_) return errc::device_lost;
     if (head_ - tail_ == ring_slots) return errc::queue_full;

@@ -1,5 +1,6 @@
-// The body of the resident kernel: start, relay, workers. A template over the grid it runs on, without any CUDA construct,
-// so that tests run the very same protocol on host threads under a sanitizer. Only cuda_grid.cuh and that test enter.
+// The body of the resident kernel: start, relay, workers. A template over the grid it runs on, without any CUDA
+// construct, so that tests run the very same protocol on host threads under a sanitizer. Only cuda_grid.cuh and that
+// test enter.
 //
 // A grid (one object per thread) provides:
 //   constants   poll_threads     threads 0 .. poll_threads - 1 of the relay block poll together (one warp)
@@ -90,7 +91,7 @@ public:
   }
 
 private:
-  // ---- start: count, meet, number ------------------------------------------------------------------------------------
+  // ---- start: count, meet, number ----
 
   /// Numbers the blocks so that neighbours sit on different multiprocessors: first one block of each, then the second
   /// of each, and so on. A packet with fewer tiles than workers then spreads over the whole device. False: this block
@@ -102,8 +103,8 @@ private:
     std::uint32_t rank = 0;
     if (grid_.thread() == 0) rank = grid_.add_device(&arrivals[multiprocessor], 1);
     if (grid_.block() == 0) {
-      // Leftovers of the residency before, whose blocks are all gone. Before the barrier: nobody reads these yet. A ticket
-      // of the past, in both words: a zero could be the stamp of a ticket to come.
+      // Leftovers of the residency before, whose blocks are all gone. Before the barrier: nobody reads these yet. A
+      // ticket of the past, in both words: a zero could be the stamp of a ticket to come.
       const announced past{.ticket = p_.first - announcement_slots};
       for (std::uint32_t i = grid_.thread(); i < announcement_slots; i += grid_.threads()) {
         ring.announcements[i].words[0] = announcement_head(past);
@@ -166,7 +167,7 @@ private:
     grid_.store_release_system(&p_.host->fault, make_fault(code, grid_.block(), ticket));
   }
 
-  // ---- relay: host memory -> device memory -> workers ----------------------------------------------------------------
+  // ---- relay: host memory -> device memory -> workers ----
 
   COHORT_DEVICE void relay() {
     for (std::uint32_t i = grid_.thread(); i < ring_slots; i += grid_.threads()) {
@@ -256,8 +257,8 @@ private:
       bool whole = true;
       for (std::uint32_t i = 0; i < poll_pairs; ++i) {
         const std::uint32_t element = 2 * (i * Grid::poll_threads + thread);
-        whole = whole && (element >= needed ||
-                          (element_stamp(seen[i][0]) == ticket && element_stamp(seen[i][1]) == ticket));
+        whole = whole &&
+                (element >= needed || (element_stamp(seen[i][0]) == ticket && element_stamp(seen[i][1]) == ticket));
       }
       if (!grid_.poll_all(whole)) {
         // `judge` bounds this: it leaves with a fault when the rest does not come.
@@ -360,11 +361,11 @@ private:
 
   /// Release: whoever acquires it sees the device slot, also what other pollers and helpers wrote before the barrier.
   COHORT_DEVICE void announce(const announced& a) {
-    grid_.store_release_device_pair(p_.device->announcements[a.ticket % announcement_slots].words,
-                                    announcement_head(a), announcement_rest(a));
+    grid_.store_release_device_pair(p_.device->announcements[a.ticket % announcement_slots].words, announcement_head(a),
+                                    announcement_rest(a));
   }
 
-  // ---- workers -------------------------------------------------------------------------------------------------------
+  // ---- workers ----
 
   COHORT_DEVICE void work() {
     const std::uint32_t workers = shared_.participants - 1;
@@ -458,7 +459,8 @@ private:
   COHORT_DEVICE void fetch(const announced& packet, const device_slot& slot, std::uint32_t tile, std::uint32_t workers,
                            std::uint32_t batch) {
     constexpr std::uint32_t piece = 16;
-    // Of every record as much as the largest with one member has: a slot has room behind it, and a constant divides fast.
+    // Of every record as much as the largest with one member has: a slot has room behind it, and a constant divides
+    // fast.
     constexpr std::uint32_t pieces = shared_type::record_bytes / piece;
     if (packet.uniform_tiles != 0) {
       for (std::uint32_t i = grid_.thread(); i < batch; i += grid_.threads()) {
@@ -504,8 +506,8 @@ private:
     }
   }
 
-  /// Thread 0, after the barrier that ends the block's tiles. Release: what this block wrote is visible to the block that
-  /// counts last; acquire: that block has seen what all others wrote before it tells the host.
+  /// Thread 0, after the barrier that ends the block's tiles. Release: what this block wrote is visible to the block
+  /// that counts last; acquire: that block has seen what all others wrote before it tells the host.
   COHORT_DEVICE void count(std::uint32_t ticket) {
     const std::uint32_t target = shared_.target;
     const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);

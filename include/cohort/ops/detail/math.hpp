@@ -29,12 +29,13 @@ inline std::uint32_t sign_of(float x) { return float_to_bits(x) & 0x80000000u; }
 COHORT_HD
 inline float or_nan(float y, float x) { return bits_to_float(float_to_bits(y) | (x != x ? 0x7fc00000u : 0u)); }
 
-/// The bits of y, limited to 1; of 1 itself where `a` has reached `limit`. All are positive.
+/// The bits of y, limited to 1; of 1 itself where `a` has reached `limit`. All are positive. A mask, because g++ makes
+/// branches of two conditions in a row.
 COHORT_HD
 inline std::uint32_t saturated(float y, float a, float limit) {
-  const std::uint32_t least = a >= limit ? 0x3f800000u : 0u;
-  const std::uint32_t limited = limited_magnitude(y, 1.0f);
-  return limited > least ? limited : least;
+  const std::uint32_t one = 0x3f800000u;
+  const std::uint32_t beyond = 0u - static_cast<std::uint32_t>(float_to_bits(a) >= float_to_bits(limit));
+  return (limited_magnitude(y, 1.0f) & ~beyond) | (one & beyond);
 }
 
 /// e^x. NaN stays NaN; overflow gives infinity; results may be subnormal.

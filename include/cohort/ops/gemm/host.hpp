@@ -30,8 +30,8 @@ struct host_scratch {
   alignas(128) float sums[host_rows][host_columns];
   alignas(128) float bias[host_columns];
   alignas(128) float wide[host_columns];
-  alignas(128) tile_row<float> rows[host_rows];  ///< of whatever element type: pointers alone
-  alignas(128) float x[host_rows][host_pitch];   ///< rows of x in fp32
+  alignas(128) std::byte rows[host_rows * sizeof(tile_row<float>)];  ///< tile_row<T> of any T: pointers alone
+  alignas(128) float x[host_rows][host_pitch];                       ///< rows of x in fp32
 };
 
 /// Rows from which on it pays to copy operands.

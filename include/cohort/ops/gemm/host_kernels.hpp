@@ -2,6 +2,7 @@
 // compile them for an instruction set that is chosen at run time. ops/gemm/host.hpp enters. Host code only.
 #pragma once
 
+#include <cohort/backend/host_simd.hpp>
 #include <cohort/config.hpp>
 #include <cohort/ops/activation.hpp>
 #include <cohort/types.hpp>
@@ -158,7 +159,10 @@ struct activate_row {
   COHORT_HD
   void operator()(Function function) const {
     for (std::uint32_t i = 0; i < padded; i += host_chunk) {
-      for (std::uint32_t j = i; j < i + host_chunk; ++j) sums[j] = function(sums[j] + bias[j]);
+      float* const to = sums + i;
+      const float* const from = bias + i;
+      COHORT_INDEPENDENT_ITERATIONS
+      for (std::uint32_t lane = 0; lane < host_chunk; ++lane) to[lane] = function(to[lane] + from[lane]);
     }
   }
 };
@@ -174,7 +178,8 @@ COHORT_GEMM_INLINE void finish_row(activation act, float* sums, const float* bia
   if (residual != nullptr) {
     widen(residual, count, padded, wide);
     for (std::uint32_t i = 0; i < padded; i += host_chunk) {
-      for (std::uint32_t j = i; j < i + host_chunk; ++j) sums[j] += wide[j];
+      auto* const sum = reinterpret_cast<simd<16>::loadable*>(sums + i);
+      *sum += *reinterpret_cast<const simd<16>::loadable*>(wide + i);
     }
   }
   if constexpr (std::is_same_v<T, float>) {
@@ -182,7 +187,10 @@ COHORT_GEMM_INLINE void finish_row(activation act, float* sums, const float* bia
   } else {
     std::uint32_t i = 0;
     for (; i + host_chunk <= count; i += host_chunk) {
-      for (std::uint32_t j = i; j < i + host_chunk; ++j) to[j] = from_float<T>(sums[j]);
+      const float* const from = sums + i;
+      T* const chunk = to + i;
+      COHORT_INDEPENDENT_ITERATIONS
+      for (std::uint32_t lane = 0; lane < host_chunk; ++lane) chunk[lane] = from_float<T>(from[lane]);
     }
     for (; i < count; ++i) to[i] = from_float<T>(sums[i]);
   }
