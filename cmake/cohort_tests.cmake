@@ -54,10 +54,13 @@ function(cohort_add_gpu_test file)
   cohort_test_program(gpu_${short})
   target_link_libraries(gpu_${short} PRIVATE CUDA::cudart_static)
   add_dependencies(gpu_tests gpu_${short})
-  add_test(NAME gpu.${short} COMMAND gpu_${short})
-  # One resident kernel at a time: a second one would wait for the SMs of the first.
-  set_tests_properties(
-    gpu.${short} PROPERTIES LABELS gpu SKIP_RETURN_CODE 77 TIMEOUT 600 RESOURCE_LOCK gpu)
+  foreach(mode IN ITEMS resident bounded)
+    add_test(NAME gpu.${short}.${mode} COMMAND gpu_${short})
+    # One resident kernel at a time: a second one would wait for the SMs of the first.
+    set_tests_properties(
+      gpu.${short}.${mode} PROPERTIES LABELS gpu SKIP_RETURN_CODE 77 TIMEOUT 600 RESOURCE_LOCK gpu
+                                      ENVIRONMENT "COHORT_CUDA_MODE=${mode}")
+  endforeach()
 endfunction()
 
 # tests/fuzz/NAME_fuzz.cpp: a libFuzzer target, so for clang only. ctest gives it a few seconds; longer by hand.

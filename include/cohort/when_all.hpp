@@ -5,6 +5,7 @@
 #include <cohort/detail/join.hpp>
 #include <cohort/task.hpp>
 
+#include <atomic>
 #include <coroutine>
 #include <cstddef>
 #include <exception>
@@ -22,17 +23,23 @@ class join_all : public join {
 protected:
   ~join_all() = default;
 
-  template <class T>
-  static void rethrow_error(const task<T>& child) {
-    const std::exception_ptr& error = task_access::handle(child).promise().error();
-    if (error) std::rethrow_exception(error);
+  /// To be called when all children are done.
+  void rethrow_first_failure() {
+    if (first_failure_) std::rethrow_exception(std::move(first_failure_));
   }
 
 private:
   void child_done(promise_base& child) noexcept override {
-    if (child.error()) request_stop();
+    if (child.error()) {
+      // relaxed: it only picks one writer; what that one writes reaches the parent through leave().
+      if (!failed_.exchange(true, std::memory_order_relaxed)) first_failure_ = child.error();
+      request_stop();
+    }
     leave();
   }
+
+  std::atomic<bool> failed_{false};
+  std::exception_ptr first_failure_;
 };
 
 template <class... Ts>
@@ -57,7 +64,7 @@ private:
 
   template <std::size_t... Slots>
   std::tuple<value_of<Ts>...> take_each(std::index_sequence<Slots...>) {
-    (rethrow_error(std::get<Slots>(children_)), ...);
+    rethrow_first_failure();
     return std::tuple<value_of<Ts>...>(task_access::handle(std::get<Slots>(children_)).promise().take()...);
   }
 
@@ -77,7 +84,7 @@ public:
   }
 
   std::conditional_t<std::is_void_v<T>, void, std::vector<value_of<T>>> await_resume() {
-    for (const task<T>& child : children_) rethrow_error(child);
+    rethrow_first_failure();
     if constexpr (!std::is_void_v<T>) {
       std::vector<T> values;
       values.reserve(children_.size());
@@ -98,9 +105,8 @@ private:
 /// any threads; the awaiting coroutine continues on the thread of the last one. Nothing outlives the await.
 ///
 /// Errors: every child is started and runs to its end, also if another fails. The first failure asks the siblings to
-/// stop. When all have ended, the exception of the failed task with the lowest index is rethrown (not of the one that
-/// failed first: that would depend on timing); the results of the others are dropped. A sibling that answers the stop
-/// with an exception of its own counts as failed.
+/// stop. When all have ended, the exception of the task that failed first is rethrown: it is the cause, while a
+/// sibling that answers the stop with an exception of its own is a consequence. The results of the others are dropped.
 ///
 /// Stop: the children see a stop token of the group, which stops when the awaiting coroutine's does.
 ///

@@ -130,14 +130,14 @@ TEST_CASE("when_all of nothing is complete at once") {
   CHECK(run_here(when_all(std::vector<task<>>())) == void_value());
 }
 
-TEST_CASE("when_all rethrows the exception of the lowest index, not of the first in time") {
+TEST_CASE("when_all rethrows the exception of the task that failed first in time, not of the lowest index") {
   event e;
   outcome<std::tuple<int, int, int>> result;
   fixtures::start(when_all(number(1), fails_after(e, "second"), fails("third")), result);
   CHECK(!result.done());
   e.set();
   REQUIRE(result.done());
-  CHECK_THROWS_WITH_AS(result.get(), "second", std::runtime_error);
+  CHECK_THROWS_WITH_AS(result.get(), "third", std::runtime_error);
 }
 
 TEST_CASE("when_all starts and finishes every task although an earlier one has failed") {

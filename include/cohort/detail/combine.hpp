@@ -18,13 +18,13 @@ struct add {
 /// over it vectorise.
 struct larger {
   COHORT_HD
-  float operator()(float a, float b) const { return (a > b) | (a != a) ? a : b; }
+  float operator()(float a, float b) const { return ((a > b) | (a != a)) ? a : b; }
 };
 
 /// The smaller one; NaN if any is NaN.
 struct smaller {
   COHORT_HD
-  float operator()(float a, float b) const { return (a < b) | (a != a) ? a : b; }
+  float operator()(float a, float b) const { return ((a < b) | (a != a)) ? a : b; }
 };
 
 }  // namespace cohort::inline COHORT_ABI::detail

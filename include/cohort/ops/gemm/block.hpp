@@ -101,7 +101,7 @@ void run_block_variant(const Context& context, const Op* members, std::uint32_t 
   const std::uint32_t column = tile / down;
   const std::uint32_t row = tile - column * down;
   find_rows<extent.rows>(context, members, count, row * extent.rows, table, reinterpret_cast<std::uint32_t*>(scratch));
-  engine::run(context, *members, column * extent.columns, table, scratch);
+  engine::run(context, layer_of(*members), column * extent.columns, table, scratch);
 }
 
 /// One tile, by a block of `block_threads` threads in groups of 32.

@@ -12,37 +12,33 @@
 
 namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 
-/// Threads that every block engine is written for.
-inline constexpr std::uint32_t block_threads = 128;
-
 /// Floats from one row of a tile of sums to the next. The four of padding put the lanes that write a tile, and those
 /// that read it, into different banks.
 template <std::uint32_t Columns>
 inline constexpr std::uint32_t sum_pitch = Columns + 4;
 
 /// Bias of feature `feature`, 0 where there is none.
-template <class Op>
+template <class T>
 COHORT_HD
-inline float bias_of(const Op& op, std::uint32_t feature) {
-  return op.bias != nullptr && feature < op.n ? to_float(op.bias[feature]) : 0.0f;
+inline float bias_of(const layer_view<T>& layer, std::uint32_t feature) {
+  return layer.bias != nullptr && feature < layer.n ? to_float(layer.bias[feature]) : 0.0f;
 }
 
 /// y = act(sums) + residual for a tile of Rows x Columns at feature `first`; the sums have the bias in them. Begins
 /// with a barrier. An element gets the same bits whether its row is stored in 16-byte pieces or not: alignment chooses
 /// only how memory is read and written.
-template <std::uint32_t Rows, std::uint32_t Columns, class Context, class Op>
+template <std::uint32_t Rows, std::uint32_t Columns, class Context, class T>
 COHORT_HD
-void store_tile(const Context& context, const Op& op, std::uint32_t first, float* sums,
-                const tile_row<typename Op::value_type>* rows) {
-  using T = typename Op::value_type;
+void store_tile(const Context& context, const layer_view<T>& layer, std::uint32_t first, float* sums,
+                const tile_row<T>* rows) {
   constexpr std::uint32_t piece = 16 / sizeof(T);
   constexpr std::uint32_t pieces = Columns / piece;
   constexpr std::uint32_t pitch = sum_pitch<Columns>;
   const std::uint32_t rank = context.rank();
   context.sync();
-  if (op.act != activation::none) {
+  if (layer.act != activation::none) {
     // A pass of its own, not unrolled: the code of erf or tanh appears once for each activation.
-    with_activation(op.act, [&](auto function) {
+    with_activation(layer.act, [&](auto function) {
       COHORT_GEMM_ROLLED
       for (std::uint32_t i = rank; i < Rows * Columns; i += block_threads) {
         const std::uint32_t row = i / Columns;
@@ -60,8 +56,8 @@ void store_tile(const Context& context, const Op& op, std::uint32_t first, float
     const tile_row<T> to = rows[row];
     if (to.y == nullptr) break;  // rows without a member are the last ones
     const std::uint32_t feature = first + column;
-    if (feature >= op.n) continue;
-    const std::uint32_t width = op.n - feature < piece ? op.n - feature : piece;
+    if (feature >= layer.n) continue;
+    const std::uint32_t width = layer.n - feature < piece ? layer.n - feature : piece;
 
     alignas(16) T residual[piece] = {};
     if (to.residual != nullptr) {

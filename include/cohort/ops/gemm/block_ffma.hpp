@@ -44,12 +44,10 @@ struct ffma_tile {
     for (std::uint32_t j = 0; j < 4; ++j) to[j] = j < left ? to_float(row[k + j]) : 0.0f;
   }
 
-  template <class Op>
+  template <class T>
   COHORT_HD
-  static void load_stage(async_copies& copies, float* stage, const Op& op,
-                         const tile_row<typename Op::value_type>* table, std::uint32_t first, std::uint32_t k0,
-                         std::uint32_t thread) {
-    using T = typename Op::value_type;
+  static void load_stage(async_copies& copies, float* stage, const layer_view<T>& layer, const tile_row<T>* table,
+                         std::uint32_t first, std::uint32_t k0, std::uint32_t thread) {
     constexpr std::uint32_t quarters = slice / 4;
     constexpr std::uint32_t step = block_threads / quarters;
     const std::uint32_t k = thread % quarters * 4;
@@ -60,28 +58,28 @@ struct ffma_tile {
       const T* from = nullptr;
       if (row < rows) {
         from = table[row].x;
-      } else if (first + (row - rows) < op.n) {
-        from = op.w + static_cast<std::size_t>(first + (row - rows)) * op.k;
+      } else if (first + (row - rows) < layer.n) {
+        from = layer.w + static_cast<std::size_t>(first + (row - rows)) * layer.k;
       }
-      load_quarter(copies, stage + row * pitch + k, from, k0 + k, op.k);
+      load_quarter(copies, stage + row * pitch + k, from, k0 + k, layer.k);
     }
   }
 
-  template <class Context, class Op>
+  template <class Context, class T>
   COHORT_HD
-  static void run(const Context& context, const Op& op, std::uint32_t first,
-                  const tile_row<typename Op::value_type>* table, std::byte* scratch) {
+  static void run(const Context& context, const layer_view<T>& layer, std::uint32_t first, const tile_row<T>* table,
+                  std::byte* scratch) {
     const std::uint32_t thread = context.rank();
     const std::uint32_t lane = thread % 32;
     const std::uint32_t warp = thread / 32;
     const std::uint32_t my_row = warp / 2 * (rows / 2) + lane / 8;         // and every 4th after it
     const std::uint32_t my_feature = warp % 2 * (columns / 2) + lane % 8;  // and every 8th after it
     float* const stages = reinterpret_cast<float*>(scratch);
-    const std::uint32_t slices = (op.k + slice - 1) / slice;
+    const std::uint32_t slices = (layer.k + slice - 1) / slice;
 
     async_copies copies;
     for (std::uint32_t s = 0; s + 1 < Stages; ++s) {
-      if (s < slices) load_stage(copies, stages + s * stage_floats, op, table, first, s * slice, thread);
+      if (s < slices) load_stage(copies, stages + s * stage_floats, layer, table, first, s * slice, thread);
       copies.commit();
     }
 
@@ -94,7 +92,7 @@ struct ffma_tile {
       // Shows slice s to all, and that all have finished slice s - 1, whose stage is filled next.
       context.sync();
       if (s + Stages - 1 < slices) {
-        load_stage(copies, stages + free_stage * stage_floats, op, table, first, (s + Stages - 1) * slice, thread);
+        load_stage(copies, stages + free_stage * stage_floats, layer, table, first, (s + Stages - 1) * slice, thread);
       }
       copies.commit();
       const float* const x = stages + stage * stage_floats + my_row * pitch;
@@ -127,13 +125,13 @@ struct ffma_tile {
     COHORT_GEMM_UNROLLED
     for (std::uint32_t j = 0; j < FeaturesPerThread; ++j) {
       const std::uint32_t feature = my_feature + 8 * j;
-      const float bias = bias_of(op, first + feature);
+      const float bias = bias_of(layer, first + feature);
       COHORT_GEMM_UNROLLED
       for (std::uint32_t i = 0; i < RowsPerThread; ++i) {
         stages[(my_row + 4 * i) * sum_pitch<columns> + feature] = add(sums[i][j], bias);
       }
     }
-    store_tile<rows, columns>(context, op, first, stages, table);
+    store_tile<rows, columns>(context, layer, first, stages, table);
   }
 };
 

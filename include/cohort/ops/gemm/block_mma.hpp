@@ -55,12 +55,10 @@ struct mma_tile {
     for (std::uint32_t j = 0; j < 8; ++j) elements[j] = j < left ? row[k + j] : T{};
   }
 
-  template <class Op>
+  template <class T>
   COHORT_HD
-  static void load_stage(async_copies& copies, std::byte* stage, const Op& op,
-                         const tile_row<typename Op::value_type>* table, std::uint32_t first, std::uint32_t k0,
-                         std::uint32_t thread) {
-    using T = typename Op::value_type;
+  static void load_stage(async_copies& copies, std::byte* stage, const layer_view<T>& layer, const tile_row<T>* table,
+                         std::uint32_t first, std::uint32_t k0, std::uint32_t thread) {
     constexpr std::uint32_t step = block_threads / pieces;
     const std::uint32_t piece = thread % pieces;
     const std::uint32_t k = k0 + piece * 8;
@@ -71,18 +69,17 @@ struct mma_tile {
       const T* from = nullptr;
       if (row < Rows) {
         from = table[row].x;
-      } else if (first + (row - Rows) < op.n) {
-        from = op.w + static_cast<std::size_t>(first + (row - Rows)) * op.k;
+      } else if (first + (row - Rows) < layer.n) {
+        from = layer.w + static_cast<std::size_t>(first + (row - Rows)) * layer.k;
       }
-      load_piece(copies, stage + place(row, piece), from, k, op.k);
+      load_piece(copies, stage + place(row, piece), from, k, layer.k);
     }
   }
 
-  template <class Context, class Op>
+  template <class Context, class T>
   COHORT_HD
-  static void run(const Context& context, const Op& op, std::uint32_t first,
-                  const tile_row<typename Op::value_type>* table, std::byte* scratch) {
-    using T = typename Op::value_type;
+  static void run(const Context& context, const layer_view<T>& layer, std::uint32_t first, const tile_row<T>* table,
+                  std::byte* scratch) {
     constexpr int row_loads = (row_fragments + 1) / 2;
     const auto group = context.group();
     const std::uint32_t thread = context.rank();
@@ -97,11 +94,11 @@ struct mma_tile {
     const std::uint32_t w_piece = lane / 16;
     const std::uint32_t x_row = warp_row + lane % 8 + (row_fragments == 1 ? 0 : lane / 16 * 8);
     const std::uint32_t x_piece = lane / 8 % 2;
-    const std::uint32_t slices = (op.k + Slice - 1) / Slice;
+    const std::uint32_t slices = (layer.k + Slice - 1) / Slice;
 
     async_copies copies;
     for (std::uint32_t s = 0; s + 1 < Stages; ++s) {
-      if (s < slices) load_stage(copies, scratch + s * stage_bytes, op, table, first, s * Slice, thread);
+      if (s < slices) load_stage(copies, scratch + s * stage_bytes, layer, table, first, s * Slice, thread);
       copies.commit();
     }
 
@@ -114,11 +111,11 @@ struct mma_tile {
       // Shows slice s to all, and that all have finished slice s - 1, whose stage is filled next.
       context.sync();
       if (s + Stages - 1 < slices) {
-        load_stage(copies, scratch + free_stage * stage_bytes, op, table, first, (s + Stages - 1) * Slice, thread);
+        load_stage(copies, scratch + free_stage * stage_bytes, layer, table, first, (s + Stages - 1) * Slice, thread);
       }
       copies.commit();
       const std::byte* const base = scratch + stage * stage_bytes;
-      const std::uint32_t left = op.k - s * Slice;
+      const std::uint32_t left = layer.k - s * Slice;
       COHORT_GEMM_UNROLLED
       for (std::uint32_t k = 0; k < Slice; k += 16) {
         if (k >= left) break;  // the same number of links for every slice length
@@ -157,7 +154,7 @@ struct mma_tile {
       COHORT_GEMM_UNROLLED
       for (std::uint32_t half = 0; half < 2; ++half) {
         const std::uint32_t feature = warp_feature + i * 16 + half * 8 + lane / 4;
-        const float bias = bias_of(op, first + feature);
+        const float bias = bias_of(layer, first + feature);
         COHORT_GEMM_UNROLLED
         for (std::uint32_t j = 0; j < row_fragments; ++j) {
           const std::uint32_t row = warp_row + j * 8 + lane % 4 * 2;
@@ -166,7 +163,7 @@ struct mma_tile {
         }
       }
     }
-    store_tile<Rows, Columns>(context, op, first, tile, table);
+    store_tile<Rows, Columns>(context, layer, first, tile, table);
   }
 };
 

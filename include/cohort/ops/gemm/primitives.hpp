@@ -37,6 +37,9 @@
 
 namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 
+/// Threads that every block engine is written for.
+inline constexpr std::uint32_t block_threads = 128;
+
 /// a * b + c, rounded once: never a matter of compiler flags.
 COHORT_HD
 inline float multiply_add(float a, float b, float c) {

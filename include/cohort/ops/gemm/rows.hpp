@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cohort/config.hpp>
+#include <cohort/ops/activation.hpp>
+#include <cohort/ops/gemm/primitives.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +18,22 @@ struct tile_row {
   const T* residual;
   T* y;
 };
+
+/// What all members of a fused op have in common. Engines take a copy: fields of a member itself would be read again
+/// from global memory after every barrier and asynchronous copy.
+template <class T>
+struct layer_view {
+  using value_type = T;
+  const T* w;
+  const T* bias;
+  std::uint32_t n;
+  std::uint32_t k;
+  activation act;
+};
+
+template <class Op>
+COHORT_HD
+inline layer_view<typename Op::value_type> layer_of(const Op& op) { return {op.w, op.bias, op.n, op.k, op.act}; }
 
 /// Row `row` of the stack, which belongs to `op`.
 template <class Op>
@@ -35,21 +53,23 @@ template <std::uint32_t TileRows, class Context, class Op>
 COHORT_HD
 void find_rows(const Context& context, const Op* members, std::uint32_t count, std::uint32_t first,
                tile_row<typename Op::value_type>* table, std::uint32_t* owner) {
-  const std::uint32_t total = members->total_rows;
+  static_assert(TileRows <= block_threads, "each thread looks up at most one row");
   if (count > 1) {
-    for (std::uint32_t m = context.rank(); m < count; m += context.size()) {
+    COHORT_GEMM_ROLLED
+    for (std::uint32_t m = context.rank(); m < count; m += block_threads) {
       const std::uint32_t begin = members[m].first_row;
       const std::uint32_t end = begin + members[m].row_count;
       const std::uint32_t low = begin > first ? begin : first;
       const std::uint32_t high = end < first + TileRows ? end : first + TileRows;
+      COHORT_GEMM_ROLLED
       for (std::uint32_t row = low; row < high; ++row) owner[row - first] = m;
     }
     context.sync();
   }
-  for (std::uint32_t r = context.rank(); r < TileRows; r += context.size()) {
+  if (const std::uint32_t mine = context.rank(); mine < TileRows) {
     tile_row<typename Op::value_type> found{nullptr, nullptr, nullptr};
-    if (first + r < total) found = row_of(members[count > 1 ? owner[r] : 0], first + r);
-    table[r] = found;
+    if (first + mine < members->total_rows) found = row_of(members[count > 1 ? owner[mine] : 0], first + mine);
+    table[mine] = found;
   }
   context.sync();
 }
