@@ -34,7 +34,8 @@ public:
 
   /// Blocks begin and end at multiples of `granularity` (a power of two); what of [base, base + size) lies outside such
   /// multiples is not used. `size` may be 0. Throws `std::bad_alloc`.
-  arena(void* base, std::size_t size, std::size_t granularity = default_granularity) : granularity_(granularity) {
+  arena(void* base, std::size_t size, std::size_t granularity = default_granularity)
+      : base_(static_cast<std::byte*>(base)), granularity_(granularity) {
     assert(is_power_of_two(granularity));
     const auto begin = reinterpret_cast<std::uintptr_t>(base);
     const std::size_t skipped = static_cast<std::size_t>(-begin) & (granularity - 1);
@@ -155,9 +156,10 @@ private:
     in_use_ += bytes;
     high_water_ = in_use_ > high_water_ ? in_use_ : high_water_;
     ++blocks_in_use_;
-    return reinterpret_cast<void*>(begin + before);
+    return base_ + (begin + before - reinterpret_cast<std::uintptr_t>(base_));
   }
 
+  std::byte* const base_;
   const std::size_t granularity_;
   std::size_t capacity_ = 0;
   mutable std::mutex mutex_;

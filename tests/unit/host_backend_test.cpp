@@ -153,7 +153,7 @@ public:
   void restart(std::uint32_t sequence) { builder_.begin(std::as_writable_bytes(std::span(storage_)), sequence); }
 
   template <class Op>
-  bool add(std::vector<Op> members) {
+  bool add(const std::vector<Op>& members) {
     const auto index = kernels::index_of<Op>;
     const auto& info = table[index];
     if (builder_.room(info.stride) < members.size()) return false;
@@ -268,6 +268,7 @@ TEST_CASE("each tile of random packets runs once, and its output is there when t
       bell completions(backend);
       std::mt19937 random(workers + 1);
       std::vector<random_work> work;
+      work.reserve(8);
       for (std::uint32_t i = 0; i < 8; ++i) work.emplace_back(random, 0);
       std::uint64_t done = 0;
       for (std::uint32_t sequence = 1; sequence <= 300;) {

@@ -33,6 +33,7 @@ namespace cohort::inline COHORT_ABI::detail {
 using run_tiles_function = void (*)(std::byte* scratch, const record_header& record, std::uint32_t first,
                                     std::uint32_t last) noexcept;
 
+// NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): it keeps what different threads write on different lines
 class host_crew {
 public:
   struct settings {
