@@ -13,11 +13,9 @@
 #define COHORT_HOST_WIDE
 #endif
 
-// Tells the compiler that the iterations of the next loop are independent, which is what `for_each` asks of its
-// functor.
-#if defined(__clang__)
-#define COHORT_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__) && !COHORT_DEVICE_PASS
+// Tells g++ that the iterations of the next loop are independent, which is what `for_each` asks of its functor. clang
+// checks that when the loop runs, and would warn of each loop that it does not vectorise.
+#if defined(__GNUC__) && !defined(__clang__) && !COHORT_DEVICE_PASS
 #define COHORT_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
 #else
 #define COHORT_INDEPENDENT_ITERATIONS

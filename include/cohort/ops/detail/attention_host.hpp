@@ -47,33 +47,75 @@ struct alignas(128) attention_host_scratch {
 
 #if !COHORT_DEVICE_PASS
 
-typedef float attention_lanes __attribute__((vector_size(64)));
+typedef float attention_lanes __attribute__((vector_size(32)));
 
-/// c[Rows][16] += a[Rows][depth] b[depth][16]. The sums run over `depth` in order, whatever Rows is.
-template <std::uint32_t Rows>
-inline void multiply_add(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
-                         std::uint32_t depth, float* c, std::size_t c_stride) {
-  attention_lanes sums[Rows];
-  for (std::uint32_t row = 0; row < Rows; ++row) std::memcpy(&sums[row], c + row * c_stride, sizeof sums[row]);
-  for (std::uint32_t i = 0; i < depth; ++i) {
-    attention_lanes right;
-    std::memcpy(&right, b + i * b_stride, sizeof right);
-    for (std::uint32_t row = 0; row < Rows; ++row) sums[row] += a[row * a_stride + i] * right;
-  }
-  for (std::uint32_t row = 0; row < Rows; ++row) std::memcpy(c + row * c_stride, &sums[row], sizeof sums[row]);
+/// Vectors are passed by reference: by value they would need one calling convention for all instruction sets.
+inline void load_lanes(attention_lanes& first, attention_lanes& second, const float* from) {
+  std::memcpy(&first, from, sizeof first);
+  std::memcpy(&second, from + 8, sizeof second);
 }
 
-/// The same for any number of rows, and a number of columns that is a multiple of 16.
+inline void store_lanes(const attention_lanes& first, const attention_lanes& second, float* to) {
+  std::memcpy(to, &first, sizeof first);
+  std::memcpy(to + 8, &second, sizeof second);
+}
+
+/// c[4][16] += a[4][depth] b[depth][16]. The sums run over `depth` in order, as in `multiply_add_row`. Variables
+/// instead of an array, which g++ -O2 would keep in memory.
+inline void multiply_add_rows(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
+                              std::uint32_t depth, float* c, std::size_t c_stride) {
+  const float* a1 = a + a_stride;
+  const float* a2 = a1 + a_stride;
+  const float* a3 = a2 + a_stride;
+  float* c1 = c + c_stride;
+  float* c2 = c1 + c_stride;
+  float* c3 = c2 + c_stride;
+  attention_lanes b0, b1, s00, s01, s10, s11, s20, s21, s30, s31;
+  load_lanes(s00, s01, c);
+  load_lanes(s10, s11, c1);
+  load_lanes(s20, s21, c2);
+  load_lanes(s30, s31, c3);
+  for (std::uint32_t i = 0; i < depth; ++i, b += b_stride) {
+    load_lanes(b0, b1, b);
+    s00 += a[i] * b0;
+    s01 += a[i] * b1;
+    s10 += a1[i] * b0;
+    s11 += a1[i] * b1;
+    s20 += a2[i] * b0;
+    s21 += a2[i] * b1;
+    s30 += a3[i] * b0;
+    s31 += a3[i] * b1;
+  }
+  store_lanes(s00, s01, c);
+  store_lanes(s10, s11, c1);
+  store_lanes(s20, s21, c2);
+  store_lanes(s30, s31, c3);
+}
+
+/// c[16] += a[depth] b[depth][16].
+inline void multiply_add_row(const float* a, const float* b, std::size_t b_stride, std::uint32_t depth, float* c) {
+  attention_lanes b0, b1, s0, s1;
+  load_lanes(s0, s1, c);
+  for (std::uint32_t i = 0; i < depth; ++i, b += b_stride) {
+    load_lanes(b0, b1, b);
+    s0 += a[i] * b0;
+    s1 += a[i] * b1;
+  }
+  store_lanes(s0, s1, c);
+}
+
+/// c[rows][columns] += a[rows][depth] b[depth][columns]; `columns` is a multiple of 16.
 inline void multiply_add(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
                          std::uint32_t depth, float* c, std::size_t c_stride, std::uint32_t rows,
                          std::uint32_t columns) {
   for (std::uint32_t column = 0; column < columns; column += 16) {
     std::uint32_t row = 0;
     for (; row + 4 <= rows; row += 4) {
-      multiply_add<4>(a + row * a_stride, a_stride, b + column, b_stride, depth, c + row * c_stride + column, c_stride);
+      multiply_add_rows(a + row * a_stride, a_stride, b + column, b_stride, depth, c + row * c_stride + column,
+                        c_stride);
     }
     for (; row < rows; ++row) {
-      multiply_add<1>(a + row * a_stride, a_stride, b + column, b_stride, depth, c + row * c_stride + column, c_stride);
+      multiply_add_row(a + row * a_stride, b + column, b_stride, depth, c + row * c_stride + column);
     }
   }
 }
