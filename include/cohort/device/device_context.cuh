@@ -133,8 +133,17 @@ public:
   template <class Value, class Combine>
   COHORT_HD
   float reduce(std::uint32_t n, float identity, Value value, Combine combine) const {
+    constexpr std::uint32_t batch = 8;  // values on their way from memory at a time
     float partial = identity;
-    for (std::uint32_t i = thread_; i < n; i += Threads) partial = combine(partial, value(i));
+    std::uint32_t i = thread_;
+    for (; i < n && n - i > (batch - 1) * Threads; i += batch * Threads) {
+      float values[batch];
+#pragma unroll
+      for (std::uint32_t j = 0; j < batch; ++j) values[j] = value(i + j * Threads);
+#pragma unroll
+      for (std::uint32_t j = 0; j < batch; ++j) partial = combine(partial, values[j]);
+    }
+    for (; i < n; i += Threads) partial = combine(partial, value(i));
 #if COHORT_DEVICE_PASS
     const float total = block_reduce(storage_->reduce).Reduce(partial, combine);
     if (thread_ == 0) storage_->result = total;

@@ -219,10 +219,21 @@ private:
     for (std::uint32_t begin = 0; begin < reach; begin += block_keys) {
       const std::uint32_t keys = reach - begin < block_keys ? reach - begin : block_keys;
       context.sync();
-      for (std::uint32_t j = context.group_index(); j < keys; j += context.group_count()) {
-        const T* k = head.k + std::size_t{begin + j} * head.k_stride;
-        float* column = s.key + j;
-        group.for_each(size, [=](std::uint32_t d) { column[d * pitch] = to_float(k[d]); });
+      const T* k = head.k + std::size_t{begin} * head.k_stride;
+      const std::size_t k_stride = head.k_stride;
+      float* staged = s.key;
+      const std::uint32_t groups = context.group_count();
+      // Four keys at a time: a load may not be moved before a store to memory that could be the same.
+      for (std::uint32_t j = context.group_index(); j < keys; j += 4 * groups) {
+        group.for_each(size, [=](std::uint32_t d) {
+          float taken[4] = {};
+          for (std::uint32_t i = 0; i < 4; ++i) {
+            if (j + i * groups < keys) taken[i] = to_float(k[(j + i * groups) * k_stride + d]);
+          }
+          for (std::uint32_t i = 0; i < 4; ++i) {
+            if (j + i * groups < keys) staged[d * pitch + j + i * groups] = taken[i];
+          }
+        });
       }
       context.sync();
       for (std::uint32_t row = context.group_index(); row < rows; row += context.group_count()) {
