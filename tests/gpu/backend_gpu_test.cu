@@ -7,6 +7,7 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 
+#include "support/cuda_test_options.hpp"
 #include "support/protocol_packets.hpp"
 
 #include <array>
@@ -114,13 +115,7 @@ struct alignas(16) move_op {
 using ops = cohort::op_set<add_op, fused_op, wide_op, place_op, spin_op, trap_op, move_op>;
 using cuda_backend = cohort::cuda_backend<ops>;
 
-cohort::cuda_options options() {
-  cohort::cuda_options chosen;
-  chosen.device_bytes = std::size_t{64} << 20;
-  const char* const mode = std::getenv("COHORT_CUDA_MODE");
-  if (mode != nullptr && std::strcmp(mode, "bounded") == 0) chosen.mode = cohort::cuda_mode::bounded;
-  return chosen;
-}
+cohort::cuda_options options() { return cohort::testing::cuda_test_options(std::size_t{64} << 20); }
 
 bool bounded() { return options().mode == cohort::cuda_mode::bounded; }
 

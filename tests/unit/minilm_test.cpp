@@ -1,18 +1,16 @@
-// MiniLM through the executor on the host backend, against embeddings of an independent implementation.
-#include "minilm_golden.hpp"
+// MiniLM on the host backend, against embeddings of an independent implementation.
+#include "support/minilm_agreement.hpp"
 
 #include <semantic_search/minilm.hpp>
 
 #include <cohort/backend/host.hpp>
-#include <cohort/when_all.hpp>
 
 #include <boost/json/src.hpp>
 
 #include <doctest/doctest.h>
 
-#include <algorithm>
+#include <memory>
 #include <string>
-#include <vector>
 
 using namespace cohort_demo;
 
@@ -20,30 +18,7 @@ namespace {
 
 template <class T>
 void check(const bert_weights& weights, const std::string& stem, double at_least) {
-  using kernels = minilm_ops<T>;
-  using executor = cohort::executor<kernels>;
-  boost::asio::io_context io;
-  executor gpu(io, std::make_unique<cohort::host_backend<kernels>>(), {.driven_by = cohort::drive::caller});
-  minilm<T, executor> model(gpu, weights.config);
-  gpu.run(model.load(weights));
-
-  const auto before = gpu.statistics();
-  const auto items = golden::read_embeddings(stem);
-  std::vector<cohort::task<std::vector<float>>> all;
-  for (const auto& item : items) all.push_back(model.embed(item.ids));
-  const auto embeddings = gpu.run(cohort::when_all(std::move(all)));
-  double worst = 1;
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    INFO(items[i].text.substr(0, 80));
-    const double cosine = golden::cosine(embeddings[i], items[i].embedding);
-    CHECK(cosine >= at_least);
-    worst = std::min(worst, cosine);
-  }
-  MESSAGE(stem, " in ", std::string(cohort::type_name<T>()), ": ", items.size(),
-          " texts, 1 - smallest cosine = ", 1 - worst);
-  const auto after = gpu.statistics();
-  CHECK((after.packets - before.packets) * items.size() / 2 <=
-        after.committed - before.committed);  // they were coalesced
+  golden::check<T>(std::make_unique<cohort::host_backend<minilm_ops<T>>>(), weights, stem, at_least);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-#include "minilm_golden.hpp"
 #include "minilm_reference.hpp"
+#include "support/minilm_golden.hpp"
 
 #include <semantic_search/weights.hpp>
 

@@ -1,4 +1,4 @@
-#include "minilm_golden.hpp"
+#include "support/minilm_golden.hpp"
 
 #include <semantic_search/wordpiece.hpp>
 

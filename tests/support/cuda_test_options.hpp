@@ -1,0 +1,20 @@
+// How the GPU tests make their backends: COHORT_CUDA_MODE=resident (default) or bounded; ctest runs them both ways.
+#pragma once
+
+#include <cohort/backend/cuda_options.hpp>
+
+#include <cstddef>
+#include <cstdlib>
+#include <string_view>
+
+namespace cohort::testing {
+
+inline cuda_options cuda_test_options(std::size_t device_bytes) {
+  cuda_options chosen;
+  chosen.device_bytes = device_bytes;
+  const char* const mode = std::getenv("COHORT_CUDA_MODE");
+  if (mode != nullptr && std::string_view(mode) == "bounded") chosen.mode = cuda_mode::bounded;
+  return chosen;
+}
+
+}  // namespace cohort::testing

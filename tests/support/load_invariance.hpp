@@ -1,0 +1,159 @@
+// Load never changes a result: every op of the library gives the same bits alone and among 1, 7 and 63 others, through
+// the whole path from co_await to the workers. For the backend that the test gives.
+#pragma once
+
+#include <cohort/backend/backend.hpp>
+#include <cohort/executor.hpp>
+#include <cohort/memory.hpp>
+#include <cohort/ops/attention.hpp>
+#include <cohort/ops/copy.hpp>
+#include <cohort/ops/elementwise.hpp>
+#include <cohort/ops/embedding.hpp>
+#include <cohort/ops/layer_norm.hpp>
+#include <cohort/ops/linear.hpp>
+#include <cohort/ops/pooling.hpp>
+#include <cohort/ops/reduction.hpp>
+#include <cohort/ops/rms_norm.hpp>
+#include <cohort/ops/softmax.hpp>
+#include <cohort/when_all.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+namespace load_invariance {
+
+using namespace cohort;
+
+struct double_it {
+  static constexpr const char* name = "double_it";
+  COHORT_HD
+  float operator()(float x) const { return 2.0f * x; }
+};
+
+template <class T>
+using every_op =
+    op_set<ops::linear<T>, ops::layer_norm<T>, ops::rms_norm<T>, ops::softmax<T>, ops::attention<T>, ops::embedding<T>,
+           ops::mean_pooling<T>, ops::elementwise<double_it, T, T>, ops::reduction<ops::sum_of, T>, ops::copy>;
+
+inline constexpr std::size_t hidden = 48, heads = 3, features = 40;
+
+/// Requests of varied length with operands of their own; the weights are shared.
+template <class T>
+struct fixture {
+  using kernels = every_op<T>;
+  using gpu_type = executor<kernels>;
+
+  explicit fixture(std::unique_ptr<backend> device) : gpu(io, std::move(device), {.driven_by = drive::caller}) {}
+
+  boost::asio::io_context io;
+  gpu_type gpu;
+  std::mt19937 random{7};
+  pinned_buffer<T> weights = filled(features * hidden), bias = filled(features), gamma = filled(hidden),
+                   table = filled(30 * hidden);
+
+  struct request {
+    std::size_t rows;
+    pinned_buffer<T> in, out;
+    pinned_buffer<std::int32_t> ids;
+    pinned_buffer<float> result;
+  };
+
+  pinned_buffer<T> filled(std::size_t size) {
+    auto buffer = make_pinned_buffer<T>(gpu.device(), size);
+    std::normal_distribution<float> normal;
+    for (T& value : buffer) value = from_float<T>(normal(random));
+    return buffer;
+  }
+
+  request make_request() {
+    const std::size_t rows = 1 + random() % 9;
+    request r{rows, filled(rows * 3 * hidden), filled(rows * 3 * hidden),
+              make_pinned_buffer<std::int32_t>(gpu.device(), rows), make_pinned_buffer<float>(gpu.device(), hidden)};
+    for (auto& id : r.ids) id = static_cast<std::int32_t>(random() % 30);
+    return r;
+  }
+
+  static void poison(request& r) {
+    std::memset(static_cast<void*>(r.out.data()), 0xff, r.out.size_bytes());
+    std::memset(r.result.data(), 0xff, r.result.size_bytes());
+  }
+
+  static std::vector<std::byte> bytes_of(const request& r) {
+    const auto out = std::as_bytes(r.out.span()), result = std::as_bytes(r.result.span());
+    std::vector<std::byte> all(out.begin(), out.end());
+    all.insert(all.end(), result.begin(), result.end());
+    return all;
+  }
+
+  template <class Make>
+  static task<> submit(gpu_type& gpu, request& r, Make make) {
+    co_await gpu.submit(make(r));
+  }
+
+  template <class Make>
+  void check(const char* what, Make make) {
+    INFO(what);
+    std::deque<request> all;
+    for (int i = 0; i < 64; ++i) all.push_back(make_request());
+    std::vector<std::vector<std::byte>> alone;
+    for (request& r : all) {
+      poison(r);
+      const auto untouched = bytes_of(r);
+      gpu.run(submit(gpu, r, make));
+      alone.push_back(bytes_of(r));
+      REQUIRE(alone.back() != untouched);
+    }
+    for (const std::size_t company : {1, 7, 63}) {
+      for (request& r : all) poison(r);
+      std::vector<task<>> together;
+      for (std::size_t i = 0; i <= company; ++i) together.push_back(submit(gpu, all[i], make));
+      gpu.run(when_all(std::move(together)));
+      for (std::size_t i = 0; i <= company; ++i) {
+        INFO("request ", i, " among ", company, " others");
+        CHECK(bytes_of(all[i]) == alone[i]);
+      }
+    }
+  }
+};
+
+/// Every op of the library in T on `device`, whose arenas must hold 16 MiB and 64 MiB.
+template <class T>
+void check_every_op(std::unique_ptr<backend> device) {
+  fixture<T> f(std::move(device));
+  using request = typename fixture<T>::request;
+  const auto x = [](request& r, std::size_t width) { return r.in.view(0, r.rows * width); };
+  const auto y = [](request& r, std::size_t width) { return r.out.view(0, r.rows * width); };
+  f.check("linear", [&](request& r) {
+    return ops::make_linear<T>(x(r, hidden), f.weights.view(), f.bias.view(), y(r, features),
+                               {r.rows, features, hidden}, ops::activation::gelu);
+  });
+  f.check("layer_norm", [&](request& r) {
+    return ops::make_layer_norm<T>(x(r, hidden), f.gamma.view(), f.gamma.view(), y(r, hidden), r.rows, hidden);
+  });
+  f.check("rms_norm", [&](request& r) {
+    return ops::make_rms_norm<T>(x(r, hidden), f.gamma.view(), y(r, hidden), r.rows, hidden);
+  });
+  f.check("softmax", [&](request& r) { return ops::make_softmax<T>(x(r, hidden), y(r, hidden), r.rows, hidden); });
+  f.check("attention", [&](request& r) {
+    return ops::make_packed_attention<T>(x(r, 3 * hidden), y(r, hidden),
+                                         {.tokens = r.rows, .heads = heads, .head_size = hidden / heads});
+  });
+  f.check("embedding", [&](request& r) {
+    return ops::make_embedding<T>({f.table.view(), f.table.view(), {}, hidden}, r.ids.span(), y(r, hidden));
+  });
+  f.check("mean_pooling",
+          [&](request& r) { return ops::make_mean_pooling<T>(x(r, hidden), r.result.span(), r.rows, hidden); });
+  f.check("elementwise", [&](request& r) { return ops::make_elementwise(double_it{}, y(r, hidden), x(r, hidden)); });
+  f.check("reduction", [&](request& r) { return ops::make_reduction<ops::sum_of>(x(r, hidden), r.result.span()); });
+  f.check("copy", [&](request& r) { return ops::make_copy(x(r, hidden), y(r, hidden)); });
+}
+
+}  // namespace load_invariance

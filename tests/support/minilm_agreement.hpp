@@ -1,0 +1,51 @@
+// MiniLM through the executor on a backend, against embeddings of an independent implementation.
+#pragma once
+
+#include "support/minilm_golden.hpp"
+
+#include <semantic_search/minilm.hpp>
+
+#include <cohort/backend/backend.hpp>
+#include <cohort/when_all.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace golden {
+
+/// The texts of `stem` as concurrent requests on `device`: each embedding at least that close to the golden one.
+template <class T>
+void check(std::unique_ptr<cohort::backend> device, const cohort_demo::bert_weights& weights, const std::string& stem,
+           double at_least) {
+  using kernels = cohort_demo::minilm_ops<T>;
+  using executor = cohort::executor<kernels>;
+  boost::asio::io_context io;
+  executor gpu(io, std::move(device), {.driven_by = cohort::drive::caller});
+  cohort_demo::minilm<T, executor> model(gpu, weights.config);
+  gpu.run(model.load(weights));
+
+  const auto before = gpu.statistics();
+  const auto items = golden::read_embeddings(stem);
+  std::vector<cohort::task<std::vector<float>>> all;
+  for (const auto& item : items) all.push_back(model.embed(item.ids));
+  const auto embeddings = gpu.run(cohort::when_all(std::move(all)));
+  double worst = 1;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    INFO(items[i].text.substr(0, 80));
+    const double cosine = golden::cosine(embeddings[i], items[i].embedding);
+    CHECK(cosine >= at_least);
+    worst = std::min(worst, cosine);
+  }
+  MESSAGE(stem, " in ", std::string(cohort::type_name<T>()), ": ", items.size(),
+          " texts, 1 - smallest cosine = ", 1 - worst);
+  const auto after = gpu.statistics();
+  CHECK((after.packets - before.packets) * items.size() / 2 <=
+        after.committed - before.committed);  // they were coalesced
+}
+
+}  // namespace golden
