@@ -79,12 +79,19 @@ public:
     asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(word), "r"(value) : "memory");
     return before;
   }
-  // Flags between warps of a block that tell nothing about other memory: no order is needed.
+  // Flags between warps of a block that tell nothing about other memory: no order is needed. Atomic on both sides, also
+  // for compute-sanitizer, which takes a relaxed load or store of shared memory for an ordinary one.
   __device__ std::uint32_t load_shared(const std::uint32_t* word) const {
-    return *static_cast<const volatile std::uint32_t*>(word);
+    std::uint32_t value;
+    asm volatile("atom.relaxed.cta.shared.or.b32 %0, [%1], 0;" : "=r"(value) : "r"(shared_address(word)) : "memory");
+    return value;
   }
   __device__ void store_shared(std::uint32_t* word, std::uint32_t value) const {
-    *static_cast<volatile std::uint32_t*>(word) = value;
+    std::uint32_t before;
+    asm volatile("atom.relaxed.cta.shared.exch.b32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "r"(shared_address(word)), "r"(value)
+                 : "memory");
   }
 
   // Ordinary data behind an acquire. Written in PTX so that nothing makes a read through the read-only cache of it.
@@ -120,6 +127,9 @@ public:
   }
 
 private:
+  __device__ static std::uint32_t shared_address(const void* generic) {
+    return static_cast<std::uint32_t>(__cvta_generic_to_shared(generic));
+  }
   /// Relaxed rather than weak: host memory is never served from L1.
   __device__ static ulonglong2 load16_system(const std::byte* from) {
     ulonglong2 piece;
