@@ -1,8 +1,11 @@
 // How the GPU tests make their backends: COHORT_CUDA_MODE=resident (default) or bounded; ctest runs them both ways.
+// COHORT_CUDA_TIME_LIMIT=SECONDS gives packets more time, for the sanitizers, under which an op may take a thousand
+// times longer.
 #pragma once
 
 #include <cohort/backend/cuda_options.hpp>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <string_view>
@@ -14,6 +17,9 @@ inline cuda_options cuda_test_options(std::size_t device_bytes) {
   chosen.device_bytes = device_bytes;
   const char* const mode = std::getenv("COHORT_CUDA_MODE");
   if (mode != nullptr && std::string_view(mode) == "bounded") chosen.mode = cuda_mode::bounded;
+  if (const char* const seconds = std::getenv("COHORT_CUDA_TIME_LIMIT"); seconds != nullptr) {
+    chosen.time_limit = std::chrono::seconds(std::atoi(seconds));
+  }
   return chosen;
 }
 
