@@ -87,7 +87,7 @@ public:
     return value;
   }
   __device__ void store_shared(std::uint32_t* word, std::uint32_t value) const {
-    std::uint32_t before;
+    [[maybe_unused]] std::uint32_t before;
     asm volatile("atom.relaxed.cta.shared.exch.b32 %0, [%1], %2;"
                  : "=r"(before)
                  : "r"(shared_address(word)), "r"(value)
