@@ -53,9 +53,7 @@ public:
     float partial = identity;
     for (std::uint32_t i = lane_; i < n; i += threads) partial = combine(partial, value(i));
 #if COHORT_DEVICE_PASS
-#if defined(__CUDACC__)
 #pragma unroll
-#endif
     for (std::uint32_t distance = threads / 2; distance > 0; distance /= 2) {
       partial = combine(partial, __shfl_xor_sync(0xffffffffu, partial, distance));
     }
@@ -140,11 +138,11 @@ public:
     std::uint32_t i = thread_;
     for (; i < n && n - i > (batch - 1) * Threads; i += batch * Threads) {
       float values[batch];
-#if defined(__CUDACC__)
+#if COHORT_DEVICE_PASS
 #pragma unroll
 #endif
       for (std::uint32_t j = 0; j < batch; ++j) values[j] = value(i + j * Threads);
-#if defined(__CUDACC__)
+#if COHORT_DEVICE_PASS
 #pragma unroll
 #endif
       for (std::uint32_t j = 0; j < batch; ++j) partial = combine(partial, values[j]);
