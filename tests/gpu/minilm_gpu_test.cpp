@@ -14,12 +14,7 @@ TEST_CASE("device: synthetic MiniLM agrees with the independent implementation i
 }
 
 TEST_CASE("device: MiniLM with its real weights agrees with the independent implementation") {
-  const auto folder = golden::model_folder();
-  if (!folder) {
-    MESSAGE("skipped: the model is not here; scripts/fetch_model gets it");
-    return;
-  }
-  const auto config = bert_config::load(*folder / "config.json");
-  const auto weights = load_weights(safetensors::open(*folder / "model.safetensors"), config);
-  golden::check<cohort::bf16>(make_backend<cohort::bf16>(), weights, "minilm_golden", 0.999);
+  const auto weights = golden::real_weights();
+  if (!weights) return;
+  golden::check<cohort::bf16>(make_backend<cohort::bf16>(), *weights, "minilm_golden", 0.999);
 }

@@ -1,6 +1,5 @@
 // How the GPU tests make their backends: COHORT_CUDA_MODE=resident (default) or bounded; ctest runs them both ways.
-// COHORT_CUDA_TIME_LIMIT=SECONDS gives packets more time, for the sanitizers, under which an op may take a thousand
-// times longer.
+// COHORT_CUDA_TIME_LIMIT=SECONDS gives packets more time, for the sanitizers, which slow an op down.
 #pragma once
 
 #include <cohort/backend/cuda_options.hpp>

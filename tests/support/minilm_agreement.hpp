@@ -12,11 +12,23 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace golden {
+
+/// The real weights, or nothing and a message where the model is not.
+inline std::optional<cohort_demo::bert_weights> real_weights() {
+  const auto folder = model_folder();
+  if (!folder) {
+    MESSAGE("skipped: the model is not here; scripts/fetch_model gets it");
+    return std::nullopt;
+  }
+  const auto config = cohort_demo::bert_config::load(*folder / "config.json");
+  return cohort_demo::load_weights(cohort_demo::safetensors::open(*folder / "model.safetensors"), config);
+}
 
 /// The texts of `stem` as concurrent requests on `device`: each embedding at least that close to the golden one.
 template <class T>

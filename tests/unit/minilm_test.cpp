@@ -30,16 +30,11 @@ TEST_CASE("synthetic MiniLM agrees with the independent implementation in fp32 a
 }
 
 TEST_CASE("MiniLM with its real weights agrees with the independent implementation") {
-  const auto folder = golden::model_folder();
-  if (!folder) {
-    MESSAGE("skipped: the model is not here; scripts/fetch_model gets it");
-    return;
-  }
-  const auto config = bert_config::load(*folder / "config.json");
-  const auto weights = load_weights(safetensors::open(*folder / "model.safetensors"), config);
+  const auto weights = golden::real_weights();
+  if (!weights) return;
   REQUIRE(golden::read_embeddings("minilm_golden").size() >= 32);
-  check<float>(weights, "minilm_golden", 0.9999);
-  check<cohort::bf16>(weights, "minilm_golden", 0.999);
+  check<float>(*weights, "minilm_golden", 0.9999);
+  check<cohort::bf16>(*weights, "minilm_golden", 0.999);
 }
 
 TEST_CASE("an empty text and one of too many tokens end in an error or an embedding, and nothing hangs") {

@@ -79,8 +79,8 @@ public:
     asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(word), "r"(value) : "memory");
     return before;
   }
-  // Flags between warps of a block that tell nothing about other memory: no order is needed. Atomic on both sides, also
-  // for compute-sanitizer, which takes a relaxed load or store of shared memory for an ordinary one.
+  // Flags between warps of a block that tell nothing about other memory: no order is needed. Atomic on both sides:
+  // volatile accesses are a race, and racecheck reports them.
   __device__ std::uint32_t load_shared(const std::uint32_t* word) const {
     std::uint32_t value;
     asm volatile("atom.relaxed.cta.shared.or.b32 %0, [%1], 0;" : "=r"(value) : "r"(shared_address(word)) : "memory");
