@@ -1,5 +1,6 @@
 // ops::linear on the device against float64, for every pair of tails of N and K and a few large products.
 #include "support/cuda_test_options.hpp"
+#include "support/figure.hpp"
 
 #include <cohort/backend/cuda.cuh>
 #include <cohort/executor.hpp>
@@ -114,5 +115,7 @@ TEST_CASE_TEMPLATE("device: every shape of the table gives the product", T, floa
     CHECK(error < tolerance<T>);
     worst = std::max(worst, error);
   }
-  MESSAGE(std::string(cohort::type_name<T>()), ": ", all.size(), " shapes, largest error ", worst);
+  cohort::testing::figure(std::string("linear ") + cohort::type_name<T>() + ", largest relative error of " +
+                              std::to_string(all.size()) + " shapes",
+                          worst);
 }

@@ -1,5 +1,5 @@
-// Load never changes a result: every op of the library gives the same bits alone and among 1, 7 and 63 others, through
-// the whole path from co_await to the workers. For the backend that the test gives.
+// Load never changes a result: every op of the library gives the same bits alone and in packets with 1, 7 and 63
+// others, through the whole path from co_await to the workers. For the backend that the test gives.
 #pragma once
 
 #include <cohort/backend/backend.hpp>
@@ -99,8 +99,7 @@ struct fixture {
   }
 
   template <class Make>
-  void check(const char* what, Make make) {
-    INFO(what);
+  void check(Make make) {
     std::deque<request> all;
     for (int i = 0; i < 64; ++i) all.push_back(make_request());
     std::vector<std::vector<std::byte>> alone;
@@ -115,7 +114,9 @@ struct fixture {
       for (request& r : all) poison(r);
       std::vector<task<>> together;
       for (std::size_t i = 0; i <= company; ++i) together.push_back(submit(gpu, all[i], make));
+      const auto before = gpu.statistics().packets;
       gpu.run(when_all(std::move(together)));
+      CHECK(2 * (gpu.statistics().packets - before) <= company + 1);  // they did share packets
       for (std::size_t i = 0; i <= company; ++i) {
         INFO("request ", i, " among ", company, " others");
         CHECK(bytes_of(all[i]) == alone[i]);
@@ -124,36 +125,54 @@ struct fixture {
   }
 };
 
-/// Every op of the library in T on `device`, whose arenas must hold 16 MiB and 64 MiB.
+/// Every op of the library in T, a subcase for each, on `device`, whose arenas must hold 16 MiB and 64 MiB.
 template <class T>
 void check_every_op(std::unique_ptr<backend> device) {
   fixture<T> f(std::move(device));
   using request = typename fixture<T>::request;
   const auto x = [](request& r, std::size_t width) { return r.in.view(0, r.rows * width); };
   const auto y = [](request& r, std::size_t width) { return r.out.view(0, r.rows * width); };
-  f.check("linear", [&](request& r) {
-    return ops::make_linear<T>(x(r, hidden), f.weights.view(), f.bias.view(), y(r, features),
-                               {r.rows, features, hidden}, ops::activation::gelu);
-  });
-  f.check("layer_norm", [&](request& r) {
-    return ops::make_layer_norm<T>(x(r, hidden), f.gamma.view(), f.gamma.view(), y(r, hidden), r.rows, hidden);
-  });
-  f.check("rms_norm", [&](request& r) {
-    return ops::make_rms_norm<T>(x(r, hidden), f.gamma.view(), y(r, hidden), r.rows, hidden);
-  });
-  f.check("softmax", [&](request& r) { return ops::make_softmax<T>(x(r, hidden), y(r, hidden), r.rows, hidden); });
-  f.check("attention", [&](request& r) {
-    return ops::make_packed_attention<T>(x(r, 3 * hidden), y(r, hidden),
-                                         {.tokens = r.rows, .heads = heads, .head_size = hidden / heads});
-  });
-  f.check("embedding", [&](request& r) {
-    return ops::make_embedding<T>({f.table.view(), f.table.view(), {}, hidden}, r.ids.span(), y(r, hidden));
-  });
-  f.check("mean_pooling",
-          [&](request& r) { return ops::make_mean_pooling<T>(x(r, hidden), r.result.span(), r.rows, hidden); });
-  f.check("elementwise", [&](request& r) { return ops::make_elementwise(double_it{}, y(r, hidden), x(r, hidden)); });
-  f.check("reduction", [&](request& r) { return ops::make_reduction<ops::sum_of>(x(r, hidden), r.result.span()); });
-  f.check("copy", [&](request& r) { return ops::make_copy(x(r, hidden), y(r, hidden)); });
+  SUBCASE("linear") {
+    f.check([&](request& r) {
+      return ops::make_linear<T>(x(r, hidden), f.weights.view(), f.bias.view(), y(r, features),
+                                 {r.rows, features, hidden}, ops::activation::gelu);
+    });
+  }
+  SUBCASE("layer_norm") {
+    f.check([&](request& r) {
+      return ops::make_layer_norm<T>(x(r, hidden), f.gamma.view(), f.gamma.view(), y(r, hidden), r.rows, hidden);
+    });
+  }
+  SUBCASE("rms_norm") {
+    f.check(
+        [&](request& r) { return ops::make_rms_norm<T>(x(r, hidden), f.gamma.view(), y(r, hidden), r.rows, hidden); });
+  }
+  SUBCASE("softmax") {
+    f.check([&](request& r) { return ops::make_softmax<T>(x(r, hidden), y(r, hidden), r.rows, hidden); });
+  }
+  SUBCASE("attention") {
+    f.check([&](request& r) {
+      return ops::make_packed_attention<T>(x(r, 3 * hidden), y(r, hidden),
+                                           {.tokens = r.rows, .heads = heads, .head_size = hidden / heads});
+    });
+  }
+  SUBCASE("embedding") {
+    f.check([&](request& r) {
+      return ops::make_embedding<T>({f.table.view(), f.table.view(), {}, hidden}, r.ids.span(), y(r, hidden));
+    });
+  }
+  SUBCASE("mean_pooling") {
+    f.check([&](request& r) { return ops::make_mean_pooling<T>(x(r, hidden), r.result.span(), r.rows, hidden); });
+  }
+  SUBCASE("elementwise") {
+    f.check([&](request& r) { return ops::make_elementwise(double_it{}, y(r, hidden), x(r, hidden)); });
+  }
+  SUBCASE("reduction") {
+    f.check([&](request& r) { return ops::make_reduction<ops::sum_of>(x(r, hidden), r.result.span()); });
+  }
+  SUBCASE("copy") {
+    f.check([&](request& r) { return ops::make_copy(x(r, hidden), y(r, hidden)); });
+  }
 }
 
 }  // namespace load_invariance

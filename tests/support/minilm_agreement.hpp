@@ -1,6 +1,7 @@
 // MiniLM through the executor on a backend, against embeddings of an independent implementation.
 #pragma once
 
+#include "support/figure.hpp"
 #include "support/minilm_golden.hpp"
 
 #include <semantic_search/minilm.hpp>
@@ -53,8 +54,9 @@ void check(std::unique_ptr<cohort::backend> device, const cohort_demo::bert_weig
     CHECK(cosine >= at_least);
     worst = std::min(worst, cosine);
   }
-  MESSAGE(stem, " in ", std::string(cohort::type_name<T>()), ": ", items.size(),
-          " texts, 1 - smallest cosine = ", 1 - worst);
+  cohort::testing::figure(
+      stem + " " + cohort::type_name<T>() + ", 1 - smallest cosine of " + std::to_string(items.size()) + " texts",
+      1 - worst);
   const auto after = gpu.statistics();
   CHECK((after.packets - before.packets) * items.size() / 2 <=
         after.committed - before.committed);  // they were coalesced
