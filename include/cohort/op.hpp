@@ -52,6 +52,7 @@ concept self_contained_op = requires(const Op& op) {
 ///     std::uint32_t tile);
 ///
 /// `plan` works on the copies that go into the packet, so it may leave notes for `run` there (row offsets, a variant).
+/// It must not throw (nor may `tiles`, `key`, `rows` and `cost`): the scheduler calls it in the middle of a packet.
 template <class Op>
 concept planned_op = requires(std::span<Op> members, const machine_shape& shape) {
   { Op::plan(members, shape) } -> std::convertible_to<std::uint32_t>;

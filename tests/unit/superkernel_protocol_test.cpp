@@ -26,6 +26,7 @@
 #include <random>
 #include <set>
 #include <span>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -530,8 +531,6 @@ TEST_CASE("multiprocessors beyond the budget are left to others") {
 
 // ---- when things go wrong ----
 
-std::uint64_t fault_code(std::uint64_t fault) { return fault >> 56; }
-
 template <class Bench>
 void expect_lost(Bench& b, std::uint32_t packets) {
   b.drain();
@@ -553,7 +552,7 @@ TEST_CASE("a packet that arrives in part ends in an error word") {
   std::uint64_t& size = b.device.ring().slots[2].elements[1];
   std::atomic_ref<std::uint64_t>(size).store(detail::make_element(2, 64), std::memory_order_release);
   for (int i = 0; i < 10000 && b.host.fault() == 0; ++i) std::this_thread::sleep_for(1ms);
-  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::torn_packet));
+  CHECK(detail::fault_code(b.host.fault()) == detail::ring_fault::torn_packet);
   CHECK(static_cast<std::uint32_t>(b.host.fault()) == 2);
   b.commit(b.source.one());
   b.drain();
@@ -568,7 +567,7 @@ TEST_CASE("a header that contradicts itself ends in an error word") {
   std::memcpy(packet.data(), &header, sizeof header);
   b.commit(packet);
   expect_lost(b, 1);
-  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::bad_packet));
+  CHECK(detail::fault_code(b.host.fault()) == detail::ring_fault::bad_packet);
 }
 
 TEST_CASE("workers that hear nothing from the relay leave with an error word") {
@@ -582,7 +581,7 @@ TEST_CASE("workers that hear nothing from the relay leave with an error word") {
   stuck = true;
   b.commit(b.source.one());
   expect_lost(b, 1);
-  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::silent_relay));
+  CHECK(detail::fault_code(b.host.fault()) == detail::ring_fault::silent_relay);
   stuck = false;
 }
 
@@ -590,13 +589,15 @@ TEST_CASE("a grid that does not become resident as a whole ends in an error word
   bench<small_machine> b({.limit = 200ms, .missing_blocks = 1});
   CHECK(b.host.prove());
   CHECK(b.host.lost());
-  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::start_barrier));
+  CHECK(detail::fault_code(b.host.fault()) == detail::ring_fault::start_barrier);
 }
 
 TEST_CASE("a grid without a worker is refused") {
   bench<small_machine> b({.multiprocessors = 1, .blocks_each = 1});
-  CHECK(b.host.prove());
-  CHECK(fault_code(b.host.fault()) == static_cast<std::uint64_t>(detail::ring_fault::no_workers));
+  const cohort::error_code failed = b.host.prove();
+  CHECK(failed == make_error_code(detail::ring_fault::no_workers));
+  CHECK(failed == boost::system::errc::no_such_device);
+  CHECK(failed.message().find("two blocks") != std::string::npos);
 }
 
 TEST_CASE("a tile that does not end loses the device after the time limit, and the packets behind it with it") {

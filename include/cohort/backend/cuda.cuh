@@ -252,7 +252,9 @@ public:
     return kind == memory_kind::device ? device_.statistics() : pinned_.statistics();
   }
 
-  /// Why the device was lost; empty while it is not. Same thread as `commit` and `poll`.
+  /// Why the device was lost; empty while it is not. What CUDA reported; or what a block of the superkernel found
+  /// (category "cohort.superkernel"); or `errc::device_lost` when nothing came within `time_limit`. Same thread as
+  /// `commit` and `poll`.
   error_code last_error() const noexcept { return ring_.reason(); }
 
   const cuda_options& options() const noexcept { return options_; }

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cohort/config.hpp>
+#include <cohort/device/ring_fault.hpp>
 #include <cohort/op.hpp>
 #include <cohort/schedule/packet.hpp>
 
@@ -73,20 +74,13 @@ struct host_ring {
   ring_slot slots[ring_slots];
 };
 
-/// Why a block left before its work was done.
-enum class ring_fault : std::uint8_t {
-  none = 0,
-  start_barrier = 1,  ///< not all blocks of the grid became resident together
-  no_workers = 2,     ///< fewer than two blocks within the budget of multiprocessors
-  torn_packet = 3,    ///< a packet began to arrive and did not become whole
-  bad_packet = 4,     ///< a packet's header contradicts itself
-  silent_relay = 5,   ///< a worker heard nothing from the relay, not even that it leaves
-};
-
 COHORT_HD
 constexpr std::uint64_t make_fault(ring_fault code, std::uint32_t block, std::uint32_t ticket) {
   return static_cast<std::uint64_t>(code) << 56 | static_cast<std::uint64_t>(block & 0xffffffu) << 32 | ticket;
 }
+
+/// What a fault word says, without where and when.
+constexpr ring_fault fault_code(std::uint64_t word) { return static_cast<ring_fault>(word >> 56); }
 
 /// What the relay tells the workers of a ticket, in two words that are read together.
 ///     words[0] = ticket 32 | tiles 32                 tiles 0: the residency ends here, this ticket is not taken

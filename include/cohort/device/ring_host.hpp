@@ -76,7 +76,8 @@ public:
 
   bool lost() const noexcept { return lost_; }
 
-  /// Why the device was lost; of the launcher's category when it said so.
+  /// Why the device was lost: a `ring_fault` when a block said so, of the launcher's category when that did, else
+  /// `errc::device_lost` (nothing came in time).
   error_code reason() const noexcept { return reason_; }
 
   /// The word that a faulting block left, 0 if none did.
@@ -177,7 +178,7 @@ private:
   void step() {
     const bool progress = harvest();
     if (lost_) return;
-    if (fault() != 0) return lose(errc::device_lost);
+    if (fault() != 0) return lose(fault_error());
     ensure_residency();
     if (lost_) return;
     if (progress) {
@@ -247,11 +248,14 @@ private:
     if (state == launch_state::running) return;
     // Everything launched has ended. Its words are written, so what they do not say will never be said.
     harvest();
-    if (fault() != 0 || !notice_end()) return lose(errc::device_lost);
+    if (fault() != 0) return lose(fault_error());
+    if (!notice_end()) return lose(errc::device_lost);
     for (std::uint32_t ticket = tail_; ticket != next_; ++ticket) {
       if (in_slot(ticket).state == packet_state::flying) return lose(errc::device_lost);
     }
   }
+
+  error_code fault_error() const noexcept { return make_error_code(fault_code(fault())); }
 
   void lose(error_code why) {
     if (lost_) return;
@@ -276,7 +280,8 @@ private:
   /// Loses the device when the last residency is not over, and properly over, in time.
   void wait_until_gone(clock::duration limit) {
     if (!wait_for_launcher(limit)) return lose(errc::device_lost);
-    if (!lost_ && (fault() != 0 || !notice_end())) lose(errc::device_lost);
+    if (!lost_ && fault() != 0) lose(fault_error());
+    if (!lost_ && !notice_end()) lose(errc::device_lost);
   }
 
   /// True when nothing runs any more, also because it failed.
