@@ -1,0 +1,2 @@
+// Boost.JSON, compiled once: no library has to be linked.
+#include <boost/json/src.hpp>
