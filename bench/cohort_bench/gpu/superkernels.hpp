@@ -1,0 +1,68 @@
+// The superkernels that benchmarks run, each compiled in a file of its own by nvcc.
+#pragma once
+
+#include "../linear_ops.hpp"
+
+#include <cohort/backend/backend.hpp>
+#include <cohort/backend/cuda_options.hpp>
+#include <cohort/executor.hpp>
+#include <cohort/types.hpp>
+
+#include <memory>
+
+namespace cohort_bench {
+
+/// A backend over `linear_ops<T>`, T = float or bf16.
+template <class T>
+std::unique_ptr<cohort::backend> make_linear_backend(const cohort::cuda_options& options);
+template <>
+std::unique_ptr<cohort::backend> make_linear_backend<float>(const cohort::cuda_options& options);
+template <>
+std::unique_ptr<cohort::backend> make_linear_backend<cohort::bf16>(const cohort::cuda_options& options);
+
+/// Operands are the benchmarks' own: the arenas stay small. It lingers as by default.
+inline cohort::cuda_options benchmark_options() {
+  cohort::cuda_options options;
+  options.device_bytes = std::size_t{1} << 20;
+  options.pinned_bytes = std::size_t{1} << 20;
+  return options;
+}
+
+/// An executor in the caller-driven mode. While it is not paused a kernel may be on the device, and CUDA calls of the
+/// peers would have to share the device with it: it begins paused, and every use of it is a `residency`.
+template <class T>
+class linear_executor {
+public:
+  using ops = linear_ops<T>;
+  using executor = cohort::executor<ops>;
+
+  explicit linear_executor(const cohort::scheduler_options& scheduling = {})
+      : gpu_(io_, make_linear_backend<T>(benchmark_options()),
+             {.driven_by = cohort::drive::caller, .scheduling = scheduling}) {
+    leave();
+  }
+
+  executor& get() { return gpu_; }
+
+  /// While it lives the executor may use the device, and nobody else may.
+  class residency {
+  public:
+    explicit residency(linear_executor& of) : of_(of) { of_.gpu_.resume(); }
+    ~residency() noexcept(false) { of_.leave(); }
+    residency(const residency&) = delete;
+    residency& operator=(const residency&) = delete;
+
+  private:
+    linear_executor& of_;
+  };
+
+private:
+  void leave() {
+    if (const cohort::error_code failed = gpu_.pause()) throw cohort::system_error(failed, "pausing the executor");
+  }
+
+  boost::asio::io_context io_;
+  executor gpu_;
+};
+
+}  // namespace cohort_bench
