@@ -76,15 +76,22 @@ inline contest_plan plan_for(const options& chosen) {
   return plan;
 }
 
-/// \param check its first products are those of the sets, in their order
+/// The same products for both sides; ours may be cut differently (rows of one product as ops of their own).
+struct contestants {
+  const std::vector<batch>& theirs;
+  const std::vector<batch>& mine;
+};
+
+/// \param check its first products are those of `theirs`, in their order
 /// \param where names the cell when something is wrong
 template <class T>
-contest_result run_contest(linear_executor<T>& gpu, const std::vector<peer*>& peers, const std::vector<batch>& sets,
+contest_result run_contest(linear_executor<T>& gpu, const std::vector<peer*>& peers, const contestants& sides,
                            verifier& check, const contest_plan& plan, const std::string& where, report& to) {
   using residency = typename linear_executor<T>::residency;
   constexpr element_type type = type_of<T>;
+  const std::vector<batch>& sets = sides.theirs;
   const std::size_t products = sets.size() * sets.front().size();
-  const auto ops = as_ops<T>(sets);
+  const auto ops = as_ops<T>(sides.mine);
   contest_result result;
   std::vector<std::vector<double>> samples(peers.size() + 1);
 

@@ -83,7 +83,7 @@ void measure(const options& chosen, const ceilings& most, const cublas_streams& 
         const std::vector<batch> sets = pool.sets(rotating ? (rotation + r - 1) / r : 1, r);
         const std::string where =
             std::string(name_of(type)) + " " + shape.name() + " R=" + std::to_string(r) + " " + variant_name(rotating);
-        const contest_result found = run_contest(gpu, peers, sets, check, plan, where, to);
+        const contest_result found = run_contest(gpu, peers, {sets, sets}, check, plan, where, to);
         const double flops = flops_of(sets.front());
         const double floor = most.floor_us(flops, bytes_of(sets.front(), type), type, !rotating);
         const arm_result& mine = *found.find(ours);
