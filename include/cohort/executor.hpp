@@ -307,6 +307,7 @@ private:
   }
 
   void poll_until_stopped() {
+    const typename engine_type::owning always(engine_);
     while (!engine_.stopping() || engine_.outstanding() > 0) {
       if (!engine_.step()) engine_.rest();
     }

@@ -5,6 +5,7 @@
 
 #include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
+#include <cohort/detail/cpu.hpp>
 #include <cohort/detail/inbox.hpp>
 #include <cohort/detail/waiter.hpp>
 #include <cohort/error.hpp>
@@ -32,9 +33,9 @@ public:
 
   engine(std::unique_ptr<backend> device, const scheduler_options& options, Policy policy, std::size_t capacity,
          deliver_function deliver, void* target)
-      : device_(std::move(device)),
+      : capacity_(capacity),
+        device_(std::move(device)),
         scheduler_(device_->ops(), device_->shape(), device_->rates(), options, std::move(policy)),
-        capacity_(capacity),
         needs_polling_(device_->needs_polling()),
         deliver_(deliver),
         target_(target) {
@@ -132,13 +133,33 @@ public:
   /// Who is told of each packet.
   void observe(packet_observer observer) noexcept { scheduler_.observe(observer); }
 
+  /// Marks the thread that owns the engine: what it submits takes the plain local list. Each `step` does it for its
+  /// time; a thread that is the owner for good does it once, and spares submitters a line that changes with each step.
+  class owning {
+  public:
+    // relaxed, all: only the same thread ever finds its own id here (see submit).
+    explicit owning(engine& e) noexcept
+        : engine_(e), first_(e.owner_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
+      if (first_) e.owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    }
+    ~owning() {
+      if (first_) engine_.owner_.store(std::thread::id{}, std::memory_order_relaxed);
+    }
+    owning(const owning&) = delete;
+    owning& operator=(const owning&) = delete;
+
+  private:
+    engine& engine_;
+    bool first_;
+  };
+
   // -- owner
   // --------------------------------------------------------------------------------------------------------------
 
   /// Takes messages and completions in, commits what the policy wants committed, delivers what is finished. Never
   /// blocks. Returns whether anything happened.
   bool step() {
-    const stepping inside(*this);
+    const owning inside(*this);
     const time_point now = clock::now();
     bool moved = take_messages(now);
     if (needs_polling_ ? scheduler_.packets_in_flight() > 0 : std::exchange(completion_seen_, false)) {
@@ -164,6 +185,7 @@ public:
       return;
     }
     if (local_.first != nullptr) return;
+    if (std::exchange(delivered_, false) && await_answer()) return;
     inbox_.sleep(scheduler_.ask_again().value_or(time_point::max()));
   }
 
@@ -175,21 +197,6 @@ public:
   }
 
 private:
-  /// Marks the thread that is inside `step`: what it submits there takes the plain local list.
-  class stepping {
-  public:
-    // relaxed, both: only the same thread ever finds its own id here (see submit).
-    explicit stepping(engine& e) noexcept : engine_(e) {
-      e.owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-    }
-    ~stepping() { engine_.owner_.store(std::thread::id{}, std::memory_order_relaxed); }
-    stepping(const stepping&) = delete;
-    stepping& operator=(const stepping&) = delete;
-
-  private:
-    engine& engine_;
-  };
-
   bool reject(waiter& one, errc why) noexcept {
     one.result = why;
     one.state = submission_state::done;
@@ -284,11 +291,27 @@ private:
     return any;
   }
 
+  /// After a delivery: whoever was told often submits again within microseconds, and being woken costs more than
+  /// looking out for it. True when a message came. Not while a device works that takes this machine's cores.
+  bool await_answer() const noexcept {
+    if (cores_ < 2 || scheduler_.packets_in_flight() > 0) return false;
+    const time_point end = clock::now() + std::chrono::microseconds(20);
+    do {
+      for (int look = 0; look < 32; ++look) {
+        if (!inbox_.empty()) return true;
+        spin_pause();
+      }
+      std::this_thread::yield();  // whoever is to answer may need this core
+    } while (clock::now() < end);
+    return false;
+  }
+
   bool deliver() {
     const std::size_t count = std::exchange(ready_count_, 0);
     if (count == 0) return false;
     // Counted out before the waiters run: they may submit again at once, and the queue has room for them.
     submission* const finished = ready_.release();
+    delivered_ = !inline_delivery_;
     if (inline_delivery_) {
       leave(count);
       deliver_(target_, finished);
@@ -338,17 +361,20 @@ private:
   std::atomic<bool> stopping_{false};
   std::atomic<bool> pause_asked_{false};
   std::atomic<bool> paused_{false};
-  std::atomic<std::size_t> outstanding_{0};
   std::atomic<std::thread::id> owner_{};
-  std::unique_ptr<backend> device_;
+  const std::size_t capacity_;
+  // On lines of its own: submitters and the owner both write it, while all around it is written seldom.
+  alignas(64) std::atomic<std::size_t> outstanding_{0};
+  alignas(64) std::unique_ptr<backend> device_;
   scheduler<Policy> scheduler_;
   submission_chain local_;  // submitted by the owner itself
   submission_chain ready_;
-  std::size_t capacity_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;
   bool completion_seen_ = false;
   bool inline_delivery_ = false;
+  bool delivered_ = false;  // to other threads, since the last rest
+  unsigned cores_ = usable_cores();
   deliver_function deliver_;
   void* target_;
   error_code pause_result_{};

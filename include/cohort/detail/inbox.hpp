@@ -63,6 +63,11 @@ public:
     return oldest;
   }
 
+  /// Owner only: whether nothing has come.
+  bool empty() const noexcept {
+    return head_.load(std::memory_order_relaxed) == nullptr;  // relaxed: `take` acquires what is seen here
+  }
+
   /// Owner only: sleeps until a message is there, or until `until` (`max()`: no limit).
   void sleep(std::chrono::steady_clock::time_point until) noexcept {
     inbox_link* expected = nullptr;
