@@ -14,7 +14,7 @@ struct options {
   std::string json;            ///< where the results go; empty: nowhere
   std::string backend;         ///< "host", "cuda", or empty: the best that this build has
   std::string type;            ///< "fp32", "bf16", or empty: both
-  std::string problem;         ///< one problem by its name, or empty: all
+  std::string problem;         ///< one problem, or row, by its name; empty: all
   unsigned guard_seconds = 0;  ///< the process ends after so long, whatever it does; 0: 180 with --quick, else 1200
   bool skip_peers = false;     ///< for profilers: time our arm alone
 };
