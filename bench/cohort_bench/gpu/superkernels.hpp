@@ -9,6 +9,7 @@
 #include <cohort/types.hpp>
 
 #include <memory>
+#include <utility>
 
 namespace cohort_bench {
 
@@ -20,6 +21,9 @@ std::unique_ptr<cohort::backend> make_linear_backend<float>(const cohort::cuda_o
 template <>
 std::unique_ptr<cohort::backend> make_linear_backend<cohort::bf16>(const cohort::cuda_options& options);
 
+/// A backend over `other_ops`, for whoever has included other_ops.hpp.
+std::unique_ptr<cohort::backend> make_other_backend(const cohort::cuda_options& options);
+
 /// Operands are the benchmarks' own: the arenas stay small. It lingers as by default.
 inline cohort::cuda_options benchmark_options() {
   cohort::cuda_options options;
@@ -30,30 +34,26 @@ inline cohort::cuda_options benchmark_options() {
 
 /// An executor in the caller-driven mode. While it is not paused a kernel may be on the device, and CUDA calls of the
 /// peers would have to share the device with it: it begins paused, and every use of it is a `residency`.
-template <class T>
-class linear_executor {
+template <class Ops>
+class paused_executor {
 public:
-  using ops = linear_ops<T>;
-  using executor = cohort::executor<ops>;
-
-  explicit linear_executor(const cohort::scheduler_options& scheduling = {})
-      : gpu_(io_, make_linear_backend<T>(benchmark_options()),
-             {.driven_by = cohort::drive::caller, .scheduling = scheduling}) {
+  explicit paused_executor(std::unique_ptr<cohort::backend> device, const cohort::scheduler_options& scheduling = {})
+      : gpu_(io_, std::move(device), {.driven_by = cohort::drive::caller, .scheduling = scheduling}) {
     leave();
   }
 
-  executor& get() { return gpu_; }
+  cohort::executor<Ops>& get() { return gpu_; }
 
   /// While it lives the executor may use the device, and nobody else may.
   class residency {
   public:
-    explicit residency(linear_executor& of) : of_(of) { of_.gpu_.resume(); }
+    explicit residency(paused_executor& of) : of_(of) { of_.gpu_.resume(); }
     ~residency() noexcept(false) { of_.leave(); }
     residency(const residency&) = delete;
     residency& operator=(const residency&) = delete;
 
   private:
-    linear_executor& of_;
+    paused_executor& of_;
   };
 
 private:
@@ -62,7 +62,14 @@ private:
   }
 
   boost::asio::io_context io_;
-  executor gpu_;
+  cohort::executor<Ops> gpu_;
+};
+
+template <class T>
+class linear_executor : public paused_executor<linear_ops<T>> {
+public:
+  explicit linear_executor(const cohort::scheduler_options& scheduling = {})
+      : paused_executor<linear_ops<T>>(make_linear_backend<T>(benchmark_options()), scheduling) {}
 };
 
 }  // namespace cohort_bench
