@@ -17,8 +17,10 @@ namespace cohort::inline COHORT_ABI {
 
 /// What an op may know of the device when it cuts itself into tiles.
 struct machine_shape {
-  std::uint32_t workers = 1;  ///< thread blocks that are resident together, or host worker threads
-  bool host = true;           ///< one thread computes a whole tile (host backend), or a block of threads does (device)
+  /// Thread blocks that are resident together, or host worker threads. To `plan`: the op's share of them, by its work
+  /// and that of the others which are pending or in flight; it decides about speed and must not change a result.
+  std::uint32_t workers = 1;
+  bool host = true;  ///< one thread computes a whole tile (host backend), or a block of threads does (device)
 };
 
 /// What an op costs by its shape. The scheduler turns it into time with the backend's measured rates.

@@ -241,9 +241,10 @@ std::vector<engine> host_engines() {
   return all;
 }
 
+template <class T>
 std::vector<engine> block_engines(engine::kind which) {
   std::vector<engine> all;
-  for (int variant = 0; variant < static_cast<int>(gemm::block_variants); ++variant) {
+  for (int variant = 0; variant < static_cast<int>(gemm::block_variants<T>); ++variant) {
     all.push_back({.which = which, .variant = variant});
   }
   return all;
@@ -360,7 +361,7 @@ TEST_SUITE("linear") {
                                 {33, 31, 17}, {65, 66, 33}, {64, 64, 128}, {3, 100, 129}, {100, 16, 2}};
     std::size_t turn = 0;
     for (const extent& size : table) {
-      for (const engine& e : block_engines(native_block<T>)) {
+      for (const engine& e : block_engines<T>(native_block<T>)) {
         form f = all_forms[turn % std::size(all_forms)];
         if (turn % 4 == 3) f.shift = 1;
         weights<T> layer(size.n, size.k, f);
@@ -374,7 +375,7 @@ TEST_SUITE("linear") {
   TEST_CASE_TEMPLATE("block: 16-bit types without tensor cores give the product", T, fp16, bf16) {
     std::size_t turn = 0;
     for (const extent size : {extent{2, 3, 5}, extent{17, 33, 70}, extent{65, 40, 33}}) {
-      for (const engine& e : block_engines(engine::kind::scalar_block)) {
+      for (const engine& e : block_engines<T>(engine::kind::scalar_block)) {
         weights<T> layer(size.n, size.k, all_forms[turn % std::size(all_forms)]);
         request<T> r(layer, size.rows, static_cast<std::uint32_t>(turn));
         expect_product(e, r);
@@ -384,7 +385,7 @@ TEST_SUITE("linear") {
   }
 
   TEST_CASE_TEMPLATE("block: the pipeline wraps around its stages", T, float, bf16) {
-    for (const engine& e : block_engines(native_block<T>)) {
+    for (const engine& e : block_engines<T>(native_block<T>)) {
       weights<T> layer(32, 584, all_forms[3]);
       request<T> r(layer, 16, 5);
       expect_product(e, r);
@@ -394,7 +395,7 @@ TEST_SUITE("linear") {
   TEST_CASE_TEMPLATE("block: a warp that falls behind reads nothing that the others overwrite", T, float, bf16) {
     // One slice, so that the sums take the place of the stage that was read last, and enough to wrap around.
     for (const std::size_t k : {32u, 420u}) {
-      for (std::uint32_t variant = 0; variant < gemm::block_variants; ++variant) {
+      for (std::uint32_t variant = 0; variant < gemm::block_variants<T>; ++variant) {
         weights<T> layer(64, k, all_forms[3]);
         request<T> r(layer, 64, 5);
         std::vector<ops::linear<T>> members{r.op()};
@@ -424,7 +425,7 @@ TEST_SUITE("linear") {
       for (const std::size_t shift : {0, 3}) {
         f.shift = shift;
         weights<T> shifted(size.n, size.k, f);
-        for (const engine& e : block_engines(native_block<T>)) {
+        for (const engine& e : block_engines<T>(native_block<T>)) {
           CAPTURE(shift);
           CAPTURE(e.variant);
           request<T> again(shifted, size.rows, 7);
@@ -480,7 +481,7 @@ TEST_SUITE("linear") {
 
   TEST_CASE_TEMPLATE("infinities and NaN of one member stay in its rows", T, float, bf16) {
     std::vector<engine> engines = host_engines();
-    for (const engine& e : block_engines(native_block<T>)) engines.push_back(e);
+    for (const engine& e : block_engines<T>(native_block<T>)) engines.push_back(e);
     for (const engine& e : engines) {
       weights<T> layer(35, 43, {});
       request<T> clean(layer, 4, 1);
@@ -499,7 +500,7 @@ TEST_SUITE("linear") {
 
   TEST_CASE_TEMPLATE("y may be the residual itself", T, float, bf16) {
     std::vector<engine> engines = host_engines();
-    for (const engine& e : block_engines(native_block<T>)) engines.push_back(e);
+    for (const engine& e : block_engines<T>(native_block<T>)) engines.push_back(e);
     for (const engine& e : engines) {
       weights<T> layer(67, 40, all_forms[1]);
       request<T> apart(layer, 19, 1);

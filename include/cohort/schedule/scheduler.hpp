@@ -19,6 +19,7 @@
 #include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/submission.hpp>
 #include <cohort/schedule/work_estimate.hpp>
+#include <cohort/schedule/work_share.hpp>
 
 #include <algorithm>
 #include <cassert>
@@ -67,7 +68,8 @@ public:
         most_per_packet_(options.coalesce == coalescing::none ? 1 : std::numeric_limits<std::uint32_t>::max()),
         policy_(std::move(policy)),
         queue_(ops, options.coalesce == coalescing::fuse_and_pack, options.expected_keys),
-        estimate_(rates) {
+        estimate_(rates),
+        share_(rates) {
     flights_.reserve(std::clamp(rates.max_packets, 4u, 1024u));
   }
 
@@ -86,6 +88,7 @@ public:
     one.previous = nullptr;
     one.arrived = now;
     queue_.add(one);
+    share_.pending(one.cost);
     one.state = submission_state::pending;
     ++statistics_.submitted;
   }
@@ -94,7 +97,7 @@ public:
   /// is not pending: nothing changes; committed work completes as usual.
   bool cancel(submission& one) noexcept {
     if (one.state != submission_state::pending) return false;
-    queue_.remove(one);
+    withdraw(one);
     finish(one, errc::cancelled);
     ++statistics_.cancelled;
     return true;
@@ -131,6 +134,7 @@ public:
     submission* const members = found->members.release();
     submissions_in_flight_ -= found->count;
     backlog_.completed(found->work, now);
+    share_.gone(found->weight);
     *found = flights_.back();
     flights_.pop_back();
     for (submission* one = members; one != nullptr; one = one->next) finish(*one, result);
@@ -153,7 +157,7 @@ public:
   submission* abort_pending(error_code result) noexcept {
     detail::submission_chain all;
     while (submission* const one = queue_.oldest()) {
-      queue_.remove(*one);
+      withdraw(*one);
       finish(*one, result);
       all.push_back(*one);
       ++statistics_.aborted;
@@ -191,6 +195,7 @@ private:
     detail::submission_chain members{};
     time_point oldest = time_point::max();
     std::chrono::nanoseconds work{0};
+    std::int64_t weight = 0;  ///< of its members, as `work_share` counts
   };
 
   enum class outcome : std::uint8_t { placed, settled, full };
@@ -238,16 +243,19 @@ private:
     builder_.open(from.op_index, info.stride);
     estimate_.begin_record();
     std::uint64_t rows = 0;
+    std::int64_t weight = 0;
     const submission* one = from.members.front();
     do {
       builder_.append(one->op, one->op_bytes);
       estimate_.add_member(one->cost);
+      weight += share_.weight(one->cost);
       rows += one->rows;
       one = one->next;
     } while (one != nullptr && builder_.member_count() < most && rows + one->rows <= max_fused_rows_);
 
     const std::uint32_t count = builder_.member_count();
-    const std::uint32_t tiles = info.plan(builder_.members(), count, shape_);
+    const std::uint32_t tiles =
+        info.plan(builder_.members(), count, {.workers = share_.of(shape_.workers, weight), .host = shape_.host});
     if (tiles == 0) {
       builder_.drop();
       for (std::uint32_t i = 0; i < count; ++i) settle(*from.members.front(), {});
@@ -260,6 +268,7 @@ private:
     estimate_.end_record();
     packet.oldest = std::min(packet.oldest, from.members.front()->arrived);
     packet.count += count;
+    packet.weight += weight;
     if (count > 1) packet.fused += count;
     for (std::uint32_t i = 0; i < count; ++i) {
       submission& member = *from.members.front();
@@ -305,10 +314,15 @@ private:
   }
 
   void settle(submission& one, error_code result) noexcept {
-    queue_.remove(one);
+    withdraw(one);
     finish(one, result);
     settled_.push_back(one);
     ++statistics_.settled;
+  }
+
+  void withdraw(submission& one) noexcept {
+    queue_.remove(one);
+    share_.gone(share_.weight(one.cost));
   }
 
   static void finish(submission& one, error_code result) noexcept {
@@ -327,6 +341,7 @@ private:
   packet_builder builder_;
   detail::work_estimate estimate_;
   detail::device_backlog backlog_;
+  detail::work_share share_;
   std::vector<flight> flights_;  // a handful, in no order: a linear search over them beats any map
   detail::submission_chain settled_;
   std::uint32_t sequence_ = 0;  // of the newest packet

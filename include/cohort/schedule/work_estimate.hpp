@@ -35,6 +35,11 @@ public:
 
   void end_record() noexcept { packet_ns_ += std::max(flops_ * ns_per_flop_, bytes_ * ns_per_byte_); }
 
+  /// Of one op, without the packet's overhead.
+  double alone_ns(const op_cost& cost) const noexcept {
+    return std::max(static_cast<double>(cost.flops) * ns_per_flop_, static_cast<double>(cost.bytes) * ns_per_byte_);
+  }
+
   std::chrono::nanoseconds packet() const noexcept {
     return std::chrono::nanoseconds{static_cast<std::int64_t>(std::clamp(packet_ns_, 0.0, longest_ns))};
   }

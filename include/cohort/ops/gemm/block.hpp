@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cohort/config.hpp>
+#include <cohort/ops/gemm/block_few_rows.hpp>
 #include <cohort/ops/gemm/block_ffma.hpp>
 #include <cohort/ops/gemm/block_mma.hpp>
 #include <cohort/ops/gemm/rows.hpp>
@@ -20,7 +21,9 @@ struct tile_extent {
   std::uint32_t columns;
 };
 
-inline constexpr std::uint32_t block_variants = 3;
+/// How many tile shapes an element type has.
+template <class T>
+inline constexpr std::uint32_t block_variants = std::is_same_v<T, float> ? 5 : 3;
 
 /// The tile shapes of an element type, small to large. Small tiles spread a small packet over the device, large ones
 /// read each weight fewer times.
@@ -28,7 +31,13 @@ template <class T>
 COHORT_HD
 constexpr tile_extent block_tile(std::uint32_t variant) {
   if constexpr (std::is_same_v<T, float>) {
-    return variant == 0 ? tile_extent{8, 32} : variant == 1 ? tile_extent{32, 32} : tile_extent{32, 64};
+    switch (variant) {
+      case 0: return {4, 32};
+      case 1: return {8, 32};
+      case 2: return {32, 32};
+      case 3: return {32, 64};
+      default: return {64, 64};
+    }
   } else {
     return variant == 0 ? tile_extent{16, 32} : variant == 1 ? tile_extent{32, 64} : tile_extent{64, 64};
   }
@@ -39,17 +48,19 @@ inline std::uint64_t tiles_of(std::uint64_t rows, std::uint32_t columns, tile_ex
   return (rows + tile.rows - 1) / tile.rows * ((std::uint64_t{columns} + tile.columns - 1) / tile.columns);
 }
 
-/// The smallest tile of which there is at most one per SM (a quarter of the workers: four blocks share an SM), else a
-/// large one. As measured on one device, small tiles win until about there; of the two large 16-bit tiles the largest
-/// wins from half a wave on.
+/// The smallest tile of which there is at most one per SM (a quarter of the workers: four blocks share an SM), else the
+/// largest, unless it leaves half of the workers without any. As measured on one device, small tiles win until about
+/// there. Rows that a tile has and the product has not are lost work: no tile is chosen where a smaller one holds all.
 template <class T>
 std::uint8_t choose_block_variant(std::uint64_t rows, std::uint32_t columns, std::uint32_t workers) {
-  if (rows <= block_tile<T>(0).rows) return 0;
-  for (std::uint8_t variant = 0; variant + 1u < block_variants; ++variant) {
-    if (tiles_of(rows, columns, block_tile<T>(variant)) <= workers / 4) return variant;
+  constexpr std::uint8_t last = block_variants<T> - 1;
+  const auto tiles = [&](std::uint8_t variant) { return tiles_of(rows, columns, block_tile<T>(variant)); };
+  for (std::uint8_t variant = 0; variant < last; ++variant) {
+    const bool holds_all = rows <= block_tile<T>(variant).rows;
+    const bool next_is_taller = block_tile<T>(variant + 1u).rows > block_tile<T>(variant).rows;
+    if ((holds_all && next_is_taller) || tiles(variant) <= workers / 4) return variant;
   }
-  if (std::is_same_v<T, float>) return 2;
-  return rows <= block_tile<T>(1).rows || tiles_of(rows, columns, block_tile<T>(2)) < workers / 2 ? 1 : 2;
+  return tiles(last) < workers / 2 ? last - 1 : last;
 }
 
 /// Engines of the variants of `block_tile<T>`. `TensorCores`: whether 16-bit types may use them.
@@ -58,11 +69,15 @@ COHORT_HD
 constexpr auto select_engine() {
   if constexpr (std::is_same_v<T, float>) {
     if constexpr (Variant == 0)
-      return ffma_tile<1, 2, 6>{};
+      return few_rows_tile<64, 4>{};
     else if constexpr (Variant == 1)
+      return ffma_tile<1, 2, 6>{};
+    else if constexpr (Variant == 2)
       return ffma_tile<4, 2, 4>{};
-    else
+    else if constexpr (Variant == 3)
       return ffma_tile<4, 4, 3>{};
+    else
+      return ffma_tile<8, 4, 2>{};
 #if COHORT_GEMM_HAS_MMA
   } else if constexpr (TensorCores) {
     if constexpr (Variant == 0)
@@ -108,7 +123,12 @@ void run_block_variant(const Context& context, const Op* members, std::uint32_t 
 template <bool TensorCores = COHORT_GEMM_HAS_MMA != 0, class Context, class Op>
 COHORT_HD
 void run_block(const Context& context, const Op* members, std::uint32_t count, std::uint32_t tile) {
-  switch (members->variant) {
+  const std::uint32_t variant = members->variant;
+  if constexpr (block_variants<typename Op::value_type> == 5) {
+    if (variant == 3) return run_block_variant<3, TensorCores>(context, members, count, tile);
+    if (variant == 4) return run_block_variant<4, TensorCores>(context, members, count, tile);
+  }
+  switch (variant) {
     case 0: return run_block_variant<0, TensorCores>(context, members, count, tile);
     case 1: return run_block_variant<1, TensorCores>(context, members, count, tile);
     default: return run_block_variant<2, TensorCores>(context, members, count, tile);

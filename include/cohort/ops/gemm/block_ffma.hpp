@@ -14,6 +14,20 @@
 
 namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 
+/// Four k-values of one row, widened to fp32. `row` is null outside of the matrix.
+template <class T>
+COHORT_HD
+inline void load_quarter(async_copies& copies, float* to, const T* row, std::uint32_t k, std::uint32_t depth) {
+  if (row == nullptr || k >= depth) return zero_16(to);
+  const std::uint32_t left = depth - k;
+  if constexpr (std::is_same_v<T, float>) {
+    if (aligned_16(row)) return copies.copy(to, row + k, (left < 4 ? left : 4) * sizeof(float));
+  }
+  (void)copies;
+  COHORT_GEMM_ROLLED
+  for (std::uint32_t j = 0; j < 4; ++j) to[j] = j < left ? to_float(row[k + j]) : 0.0f;
+}
+
 /// One tile of 8 RowsPerThread x 16 FeaturesPerThread. The 4 warps form 2 x 2; in a warp 8 lanes lie along the features
 /// and 4 along the rows, so that a 16-byte load of a warp touches 8 (or 4) different pieces of shared memory, all in
 /// different banks. Shared memory holds slices of `slice` k-values: the x rows of the tile, then its weight rows.
@@ -29,20 +43,6 @@ struct ffma_tile {
   static constexpr std::uint32_t stage_bytes = stage_floats * sizeof(float);
   static constexpr std::uint32_t scratch_bytes = Stages * stage_bytes;
   static_assert(rows * sum_pitch<columns> * sizeof(float) <= scratch_bytes, "the sums take the place of the stages");
-
-  /// Four k-values of one row, widened to fp32. `row` is null outside of the matrix.
-  template <class T>
-  COHORT_HD
-  static void load_quarter(async_copies& copies, float* to, const T* row, std::uint32_t k, std::uint32_t depth) {
-    if (row == nullptr || k >= depth) return zero_16(to);
-    const std::uint32_t left = depth - k;
-    if constexpr (std::is_same_v<T, float>) {
-      if (aligned_16(row)) return copies.copy(to, row + k, (left < 4 ? left : 4) * sizeof(float));
-    }
-    (void)copies;
-    COHORT_GEMM_ROLLED
-    for (std::uint32_t j = 0; j < 4; ++j) to[j] = j < left ? to_float(row[k + j]) : 0.0f;
-  }
 
   template <class T>
   COHORT_HD
@@ -97,8 +97,8 @@ struct ffma_tile {
       copies.commit();
       const float* const x = stages + stage * stage_floats + my_row * pitch;
       const float* const w = stages + stage * stage_floats + (rows + my_feature) * pitch;
-      COHORT_GEMM_UNROLLED_BY_2
-      for (std::uint32_t k = 0; k < slice; k += 4) {
+      COHORT_GEMM_ROLLED  // unrolled, the largest tile spills
+          for (std::uint32_t k = 0; k < slice; k += 4) {
         float xs[RowsPerThread][4];
         float ws[FeaturesPerThread][4];
         COHORT_GEMM_UNROLLED
