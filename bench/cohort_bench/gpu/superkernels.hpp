@@ -8,6 +8,7 @@
 #include <cohort/executor.hpp>
 #include <cohort/types.hpp>
 
+#include <exception>
 #include <memory>
 #include <utility>
 
@@ -47,13 +48,20 @@ public:
   /// While it lives the executor may use the device, and nobody else may.
   class residency {
   public:
-    explicit residency(paused_executor& of) : of_(of) { of_.gpu_.resume(); }
-    ~residency() noexcept(false) { of_.leave(); }
+    explicit residency(paused_executor& of) : of_(of), failures_(std::uncaught_exceptions()) { of_.gpu_.resume(); }
+    ~residency() noexcept(false) {
+      if (std::uncaught_exceptions() == failures_) {
+        of_.leave();
+      } else {
+        (void)of_.gpu_.pause();  // another failure is on its way already
+      }
+    }
     residency(const residency&) = delete;
     residency& operator=(const residency&) = delete;
 
   private:
     paused_executor& of_;
+    int failures_;
   };
 
 private:
