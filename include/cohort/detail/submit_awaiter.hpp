@@ -44,8 +44,10 @@ public:
   }
 
   bool await_ready() noexcept {
-    result = check(op_);
-    return result.failed();
+    // Nothing is copied when all is well: a result that was just written in parts is slow to read as a whole.
+    const error_code wrong = check(op_);
+    if (wrong.failed()) result = wrong;
+    return wrong.failed();
   }
 
   template <class Promise>
