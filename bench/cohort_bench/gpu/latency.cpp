@@ -11,7 +11,10 @@
 #include "operands.hpp"
 #include "superkernels.hpp"
 
+#include <cohort/spawn.hpp>
+
 #include <atomic>
+#include <exception>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -109,6 +112,40 @@ way our_way(linear_executor<T>& gpu, const Op& op) {
           }};
 }
 
+/// The same through the poller thread: the coroutine runs on an io_context of this thread.
+class by_thread {
+public:
+  using executor = cohort::executor<linear_ops<float>>;
+
+  by_thread() : gpu_(io_, make_linear_backend<float>(benchmark_options()), {.driven_by = cohort::drive::thread}) {
+    leave();
+  }
+
+  std::vector<double> measure(int count) {
+    gpu_.resume();
+    std::vector<double> samples;
+    std::exception_ptr failure;
+    cohort::spawn(io_.get_executor(), round_trips(gpu_, no_op{}, count),
+                  [&](std::exception_ptr error, std::vector<double> all) {
+                    failure = std::move(error);
+                    samples = std::move(all);
+                  });
+    io_.restart();
+    io_.run();
+    leave();
+    if (failure) std::rethrow_exception(failure);
+    return samples;
+  }
+
+private:
+  void leave() {
+    if (const cohort::error_code failed = gpu_.pause()) throw cohort::system_error(failed, "pausing the executor");
+  }
+
+  boost::asio::io_context io_;
+  executor gpu_;
+};
+
 /// All ways in turn, `rounds` times.
 void measure(const std::string& what, std::vector<way>& ways, int rounds, int each, report& to) {
   for (int round = 0; round < rounds; ++round) {
@@ -118,7 +155,7 @@ void measure(const std::string& what, std::vector<way>& ways, int rounds, int ea
     }
   }
   const double mine = median(ways.back().samples);
-  const table_printer printer({{"what", 22}, {"way", 26}, {"/ours", 7}, {"p50 us", 8}, {"p99", 8}, {"p99.9", 8}});
+  const table_printer printer({{"what", 22}, {"way", 30}, {"/ours", 7}, {"p50 us", 8}, {"p99", 8}, {"p99.9", 8}});
   printer.header();
   for (const way& one : ways) {
     const summary s(one.samples);
@@ -146,6 +183,7 @@ struct effort {
 
 void no_ops(const cublas_streams& cublas, const effort& e, report& to) {
   linear_executor<float> gpu;
+  by_thread threaded;
   std::vector<way> ways;
   ways.push_back({"mailbox, one block", [](int count) {
                     mailbox one(mailbox_form::one_block);
@@ -158,6 +196,7 @@ void no_ops(const cublas_streams& cublas, const effort& e, report& to) {
   for (way& one : launches(cublas.at(0), [&cublas] { launch_empty(cublas.at(0).get()); })) {
     ways.push_back(std::move(one));
   }
+  ways.push_back({"cohort, poller thread, Asio", [&threaded](int count) { return threaded.measure(count); }});
   ways.push_back(our_way(gpu, no_op{}));
   measure("no-op", ways, e.rounds, e.each, to);
   const summary mine = samples_of(ways, ours);
