@@ -66,7 +66,7 @@ template <class T>
 inline constexpr element_type type_of = std::is_same_v<T, float> ? element_type::fp32 : element_type::bf16;
 
 struct contest_plan {
-  int rounds = 5;
+  int rounds = 9;
   limits each{};
 };
 
