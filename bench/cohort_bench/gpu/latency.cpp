@@ -200,6 +200,7 @@ void no_ops(const cublas_streams& cublas, const effort& e, report& to) {
   ways.push_back(our_way(gpu, no_op{}));
   measure("no-op", ways, e.rounds, e.each, to);
   const summary mine = samples_of(ways, ours);
+  to.target("no-op round trip, us", 8, mine.p50(), bound::at_most);
   to.target("no-op round trip over the raw mailbox behind a relay", 1.2,
             mine.p50() / samples_of(ways, "mailbox, relayed").p50(), bound::at_most);
   to.target("no-op round trip over launch + synchronize", 0.65,
