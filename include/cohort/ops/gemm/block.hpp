@@ -48,7 +48,7 @@ inline std::uint64_t tiles_of(std::uint64_t rows, std::uint32_t columns, tile_ex
   return (rows + tile.rows - 1) / tile.rows * ((std::uint64_t{columns} + tile.columns - 1) / tile.columns);
 }
 
-/// The smallest tile of which there is at most one per SM (a quarter of the workers: four blocks share an SM), else the
+/// The smallest tile of which there are at most two per SM (half of the workers: four blocks share an SM), else the
 /// largest, unless it leaves half of the workers without any. As measured on one device, small tiles win until about
 /// there. Rows that a tile has and the product has not are lost work: no tile is chosen where a smaller one holds all.
 template <class T>
@@ -58,7 +58,7 @@ std::uint8_t choose_block_variant(std::uint64_t rows, std::uint32_t columns, std
   for (std::uint8_t variant = 0; variant < last; ++variant) {
     const bool holds_all = rows <= block_tile<T>(variant).rows;
     const bool next_is_taller = block_tile<T>(variant + 1u).rows > block_tile<T>(variant).rows;
-    if ((holds_all && next_is_taller) || tiles(variant) <= workers / 4) return variant;
+    if ((holds_all && next_is_taller) || tiles(variant) <= workers / 2) return variant;
   }
   return tiles(last) < workers / 2 ? last - 1 : last;
 }
@@ -85,7 +85,7 @@ constexpr auto select_engine() {
     else if constexpr (Variant == 1)
       return mma_tile<32, 64, 64, 3>{};
     else
-      return mma_tile<64, 64, 32, 5>{};
+      return mma_tile<64, 64, 64, 3>{};
 #endif
   } else {
     if constexpr (Variant == 0)
@@ -98,7 +98,7 @@ constexpr auto select_engine() {
 }
 
 /// Stages, and behind them the table of rows.
-inline constexpr std::uint32_t block_stage_bytes = 41472;
+inline constexpr std::uint32_t block_stage_bytes = 49152;
 inline constexpr std::uint32_t block_scratch_bytes = block_stage_bytes + 64 * sizeof(tile_row<float>);
 
 template <std::uint32_t Variant, bool TensorCores, class Context, class Op>
