@@ -38,6 +38,8 @@ elseif(NOT COHORT_CUDA STREQUAL "OFF")
       if(NOT cohort_architectures)
         set(cohort_architectures 90)
       endif()
+      # What Hopper alone has (wgmma) needs its own target.
+      list(TRANSFORM cohort_architectures REPLACE "^90$" "90a")
       set(CMAKE_CUDA_ARCHITECTURES "${cohort_architectures}" CACHE STRING "CUDA architectures")
     endif()
     enable_language(CUDA)

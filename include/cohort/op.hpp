@@ -41,6 +41,13 @@ struct coalescing_key {
 /// Largest op descriptor in bytes. Descriptors travel to the device with each submission: 64 bytes are worth aiming at.
 inline constexpr std::size_t max_op_size = 256;
 
+/// A tile of a record, as a worker meets it.
+struct tile_work {
+  const void* members = nullptr;
+  std::uint32_t count = 0;  ///< of members
+  std::uint32_t tile = 0;   ///< of the record
+};
+
 /// An op whose work is one piece, or some independent tiles, of its own: `tiles()` and `run(context, tile) const`.
 template <class Op>
 concept self_contained_op = requires(const Op& op) {
@@ -52,6 +59,9 @@ concept self_contained_op = requires(const Op& op) {
 ///     static std::uint32_t plan(std::span<Op> members, const machine_shape&);  // host; may write into the members
 ///     template <class Context> COHORT_HD static void run(Context&, const Op* members, std::uint32_t count,
 ///     std::uint32_t tile);
+///
+/// An op whose tiles gain from knowing what comes next may also offer `run_batch(Context&, const tile_work*,
+/// std::uint32_t count)`, which a device worker calls with several of its tiles at once.
 ///
 /// `plan` works on the copies that go into the packet, so it may leave notes for `run` there (row offsets, a variant).
 /// It must not throw (nor may `tiles`, `key`, `rows` and `cost`): the scheduler calls it in the middle of a packet.
@@ -132,6 +142,23 @@ void run_tile(Context& context, const Op* members, std::uint32_t count, std::uin
   }
 }
 
+/// Runs tiles one after the other.
+template <class Op, class Context>
+COHORT_HD
+void run_tiles(Context& context, const tile_work* works, std::uint32_t count) {
+  if constexpr (requires { Op::run_batch(context, works, count); }) {
+    Op::run_batch(context, works, count);
+  } else {
+#if COHORT_DEVICE_PASS
+#pragma unroll 1
+#endif
+    for (std::uint32_t i = 0; i < count; ++i) {
+      if (i != 0) context.sync();
+      run_tile(context, static_cast<const Op*>(works[i].members), works[i].count, works[i].tile);
+    }
+  }
+}
+
 }  // namespace detail
 
 /// What the scheduler and the packet builder know of one op type, without its type.
@@ -197,14 +224,20 @@ struct op_set {
   /// The erased view that scheduler and packet builder use, indexed by op code.
   static constexpr std::array<op_info, size> table() { return {detail::info_of<Ops>()...}; }
 
-  /// Runs tile `tile` of the record whose op code is `index`: a static switch, so that ops are inlined into one kernel.
+  /// Runs `count` tiles of records whose op code is `index`: a static switch, so that ops are inlined into one kernel.
+  template <class Context>
+  COHORT_HD
+  static void run(std::uint16_t index, Context& context, const tile_work* works, std::uint32_t count) {
+    std::uint16_t position = 0;
+    (void)((index == position++ ? (detail::run_tiles<Ops>(context, works, count), true) : false) || ...);
+  }
+
+  /// Runs one tile.
   template <class Context>
   COHORT_HD
   static void run(std::uint16_t index, Context& context, const void* members, std::uint32_t count, std::uint32_t tile) {
-    std::uint16_t position = 0;
-    (void)((index == position++ ? (detail::run_tile(context, static_cast<const Ops*>(members), count, tile), true)
-                                : false) ||
-           ...);
+    const tile_work one{members, count, tile};
+    run(index, context, &one, 1);
   }
 };
 

@@ -153,7 +153,7 @@ constexpr double tolerance = std::is_same_v<T, float>  ? 1e-5
 
 /// A way to run ops. All of one kind must give the same bits whatever `variant` and `workers` are.
 struct engine {
-  enum class kind { host, tensor_block, scalar_block } which = kind::host;
+  enum class kind { host, warpgroup_block, tensor_block, scalar_block } which = kind::host;
   gemm::host_isa isa = gemm::host_isa::portable;
   int variant = -1;  // of a block; -1: as planned
   std::uint32_t workers = 8;
@@ -184,11 +184,24 @@ void run(const engine& e, std::vector<ops::linear<T>> members) {
     tiles = static_cast<std::uint32_t>(gemm::tiles_of(members[0].total_rows, members[0].n,
                                                       gemm::block_tile<T>(static_cast<std::uint32_t>(e.variant))));
   }
-  block().run(tiles, [&](emulator::context& context, std::uint32_t tile) {
-    if (e.which == engine::kind::tensor_block) {
-      ops::linear<T>::run(context, members.data(), count, tile);
+  // As a worker of several gets them: every other tile, some at a time.
+  constexpr std::uint32_t workers = 2;
+  std::vector<tile_work> works;
+  for (std::uint32_t worker = 0; worker < workers; ++worker) {
+    for (std::uint32_t tile = worker; tile < tiles; tile += workers) works.push_back({members.data(), count, tile});
+  }
+  constexpr std::uint32_t batch = 3;
+  const auto batches = static_cast<std::uint32_t>((works.size() + batch - 1) / batch);
+  block().run(batches, [&](emulator::context& context, std::uint32_t turn) {
+    const tile_work* const some = works.data() + turn * batch;
+    const auto left = static_cast<std::uint32_t>(works.size()) - turn * batch;
+    const std::uint32_t length = std::min(batch, left);
+    if (e.which == engine::kind::warpgroup_block) {
+      gemm::run_block<ops::linear<T>, gemm::arithmetic::wgmma>(context, some, length);
+    } else if (e.which == engine::kind::tensor_block) {
+      gemm::run_block<ops::linear<T>, gemm::arithmetic::mma>(context, some, length);
     } else {
-      gemm::run_block<false>(context, members.data(), count, tile);
+      gemm::run_block<ops::linear<T>, gemm::arithmetic::scalar>(context, some, length);
     }
   });
 }
@@ -250,10 +263,20 @@ std::vector<engine> block_engines(engine::kind which) {
   return all;
 }
 
-/// The block engine that current devices use for T.
+/// The block engine that all current devices have for T.
 template <class T>
 constexpr engine::kind native_block =
     std::is_same_v<T, float> ? engine::kind::scalar_block : engine::kind::tensor_block;
+
+/// The block engines that current devices use for T.
+template <class T>
+std::vector<engine> native_engines() {
+  std::vector<engine> all = block_engines<T>(native_block<T>);
+  if constexpr (!std::is_same_v<T, float>) {
+    for (const engine& e : block_engines<T>(engine::kind::warpgroup_block)) all.push_back(e);
+  }
+  return all;
+}
 
 template <class T>
 void expect_product(const engine& e, request<T>& r) {
@@ -361,7 +384,7 @@ TEST_SUITE("linear") {
                                 {33, 31, 17}, {65, 66, 33}, {64, 64, 128}, {3, 100, 129}, {100, 16, 2}};
     std::size_t turn = 0;
     for (const extent& size : table) {
-      for (const engine& e : block_engines<T>(native_block<T>)) {
+      for (const engine& e : native_engines<T>()) {
         form f = all_forms[turn % std::size(all_forms)];
         if (turn % 4 == 3) f.shift = 1;
         weights<T> layer(size.n, size.k, f);
@@ -385,7 +408,7 @@ TEST_SUITE("linear") {
   }
 
   TEST_CASE_TEMPLATE("block: the pipeline wraps around its stages", T, float, bf16) {
-    for (const engine& e : block_engines<T>(native_block<T>)) {
+    for (const engine& e : native_engines<T>()) {
       weights<T> layer(32, 584, all_forms[3]);
       request<T> r(layer, 16, 5);
       expect_product(e, r);
@@ -425,7 +448,7 @@ TEST_SUITE("linear") {
       for (const std::size_t shift : {0, 3}) {
         f.shift = shift;
         weights<T> shifted(size.n, size.k, f);
-        for (const engine& e : block_engines<T>(native_block<T>)) {
+        for (const engine& e : native_engines<T>()) {
           CAPTURE(shift);
           CAPTURE(e.variant);
           request<T> again(shifted, size.rows, 7);
@@ -481,7 +504,7 @@ TEST_SUITE("linear") {
 
   TEST_CASE_TEMPLATE("infinities and NaN of one member stay in its rows", T, float, bf16) {
     std::vector<engine> engines = host_engines();
-    for (const engine& e : block_engines<T>(native_block<T>)) engines.push_back(e);
+    for (const engine& e : native_engines<T>()) engines.push_back(e);
     for (const engine& e : engines) {
       weights<T> layer(35, 43, {});
       request<T> clean(layer, 4, 1);
@@ -500,7 +523,7 @@ TEST_SUITE("linear") {
 
   TEST_CASE_TEMPLATE("y may be the residual itself", T, float, bf16) {
     std::vector<engine> engines = host_engines();
-    for (const engine& e : block_engines<T>(native_block<T>)) engines.push_back(e);
+    for (const engine& e : native_engines<T>()) engines.push_back(e);
     for (const engine& e : engines) {
       weights<T> layer(67, 40, all_forms[1]);
       request<T> apart(layer, 19, 1);
@@ -516,15 +539,16 @@ TEST_SUITE("linear") {
     }
   }
 
-  TEST_CASE_TEMPLATE("the eight rows of a matrix load lie in different banks, and no two pieces share a place", Tile,
-                     gemm::mma_tile<16, 32, 64, 6>, gemm::mma_tile<32, 64, 64, 3>, gemm::mma_tile<64, 64, 32, 5>) {
-    std::vector<bool> taken(Tile::stage_bytes / 16);
-    for (std::uint32_t row = 0; row < Tile::rows + Tile::columns; row += 8) {
-      for (std::uint32_t piece = 0; piece < Tile::pieces; ++piece) {
+  TEST_CASE("the eight rows of a matrix load lie in different banks, and no two pieces share a place") {
+    constexpr std::uint32_t rows = 128;
+    constexpr std::uint32_t pieces = 8;
+    std::vector<bool> taken(rows * pieces);
+    for (std::uint32_t row = 0; row < rows; row += 8) {
+      for (std::uint32_t piece = 0; piece < pieces; ++piece) {
         std::uint32_t banks = 0;
         for (std::uint32_t r = row; r < row + 8; ++r) {
-          const std::uint32_t place = Tile::place(r, piece);
-          REQUIRE(place + 16 <= Tile::stage_bytes);
+          const std::uint32_t place = gemm::swizzled_place(r, piece);
+          REQUIRE(place + 16 <= rows * 128);
           CHECK(!taken[place / 16]);
           taken[place / 16] = true;
           banks |= 1u << place / 16 % 8;
@@ -575,7 +599,7 @@ TEST_SUITE("linear") {
     };
     CHECK(variant(1, 512) == 0);
     CHECK(variant(32, 384) == 0);
-    CHECK(variant(32, 8192) == 1);
+    CHECK(variant(64, 8192) == 1);
     CHECK(variant(4096, 4096) == 2);
     CHECK(gemm::choose_host_columns(64, 4096, 1024, 2) == gemm::host_columns);
     CHECK(gemm::choose_host_columns(64, 1024, 1024, 8) == 32);

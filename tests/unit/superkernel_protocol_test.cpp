@@ -44,8 +44,10 @@ thread_local std::uint32_t this_block = 0;
 struct team {
   std::uint32_t rank_;
   std::uint32_t size_;
+  std::barrier<>* all_;
   std::uint32_t rank() const { return rank_; }
   std::uint32_t size() const { return size_; }
+  void sync() const { all_->arrive_and_wait(); }
 };
 
 /// Does whatever a test wants, in the first thread of the block.
@@ -268,9 +270,9 @@ public:
   void back_off() { std::this_thread::sleep_for(50us); }
 
   template <class Ops>
-  void run(std::uint16_t op, const std::byte* members, std::uint32_t count, std::uint32_t tile) {
-    team context{thread_, block_threads};
-    Ops::run(op, context, members, count, tile);
+  void run(std::uint16_t op, const cohort::tile_work* works, std::uint32_t count) {
+    team context{thread_, block_threads, &state_.all};
+    Ops::run(op, context, works, count);
   }
 
 private:

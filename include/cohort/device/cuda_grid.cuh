@@ -121,9 +121,9 @@ public:
   __device__ void back_off() const { __nanosleep(2000); }
 
   template <class Ops>
-  __device__ void run(std::uint16_t op, const std::byte* members, std::uint32_t count, std::uint32_t tile) const {
+  __device__ void run(std::uint16_t op, const tile_work* works, std::uint32_t count) const {
     device_context<> context(scratch_, storage_);
-    Ops::run(op, context, members, count, tile);
+    Ops::run(op, context, works, count);
   }
 
 private:
@@ -149,7 +149,7 @@ private:
 template <class Ops, class Profile>
 __global__ void __launch_bounds__(device_block_threads, Profile::blocks_per_sm) __attribute__((visibility("hidden")))
 superkernel_entry(const __grid_constant__ residency parameters) {
-  extern __shared__ __align__(128) std::byte superkernel_scratch[];
+  extern __shared__ __align__(1024) std::byte superkernel_scratch[];
   __shared__ superkernel_shared<Ops> shared;
   __shared__ device_context<>::storage storage;
   cuda_grid grid(superkernel_scratch, storage);

@@ -15,7 +15,7 @@
 //               copy16_system(to, from), copy16_device(to, from): 16 bytes, never through a read-only cache
 //               copy64_system(to, from, row): four of them, `row` bytes apart, all loads before the first store
 //   time        now() ns, relax() between polls of device memory, back_off() 1 us or more
-//   work        run<Ops>(op, members, count, tile)
+//   work        run<Ops>(op, works, count)
 #pragma once
 
 #include <cohort/config.hpp>
@@ -36,8 +36,9 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-/// Records that a worker fetches together: their reads share one round trip to L2.
-inline constexpr std::uint32_t record_batch = 4;
+/// Tiles that a worker fetches the records of, and hands to an op, together: the reads share one round trip to L2, and
+/// the op may begin the next tile before it has ended one.
+inline constexpr std::uint32_t record_batch = 8;
 
 /// Shared memory of one block, beside the ops' scratch. No initialisers: device code does not allow them here.
 template <class Ops>
@@ -49,6 +50,7 @@ struct superkernel_shared {
     std::uint16_t arrivals[max_multiprocessors];                // start: blocks on each multiprocessor
   };
   std::uint32_t offsets[record_batch];
+  tile_work works[record_batch];
   std::uint64_t announcement[2];
   std::uint32_t target;
 
@@ -375,11 +377,15 @@ private:
     for (;;) {
       if (grid_.thread() == 0) ticket = listen(ticket, number, workers);
       grid_.sync();
-      const announced packet = read_announcement(shared_.announcement[0], shared_.announcement[1]);
-      if (packet.tiles == 0) return;
-      run_tiles(packet, number, workers);
-      if (grid_.thread() == 0) count(packet.ticket);
+      if (present().tiles == 0) return;
+      run_tiles();
+      if (grid_.thread() == 0) count(present().ticket);
     }
+  }
+
+  /// The packet that this block works on. Read from shared memory wherever it is needed: ops want the registers.
+  COHORT_DEVICE announced present() const {
+    return read_announcement(shared_.announcement[0], shared_.announcement[1]);
   }
 
   COHORT_DEVICE static std::uint32_t first_tile(const announced& packet, std::uint32_t number, std::uint32_t workers) {
@@ -426,32 +432,59 @@ private:
 
   /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
   /// counter. Ends with a barrier, after which every thread's work is done.
-  COHORT_DEVICE void run_tiles(const announced& packet, std::uint32_t number, std::uint32_t workers) {
-    const device_slot& slot = p_.device->slots[packet.ticket % ring_slots];
-    const std::uint32_t mine = first_tile(packet, number, workers);
-    const std::uint32_t total = (packet.tiles - mine + workers - 1) / workers;
-    if (grid_.thread() + 1 == grid_.threads()) shared_.target = slot.target;
+  COHORT_DEVICE void run_tiles() {
+    if (grid_.thread() + 1 == grid_.threads()) {
+      shared_.target = p_.device->slots[present().ticket % ring_slots].target;
+    }
 
+    bool more = true;
 #if defined(__CUDACC__)
 #pragma unroll 1
 #endif
-    for (std::uint32_t done = 0; done < total; done += record_batch) {
-      const std::uint32_t batch = total - done < record_batch ? total - done : record_batch;
-      fetch(packet, slot, mine + done * workers, workers, batch);
+    for (std::uint32_t done = 0; more; done += record_batch) {
+      const std::uint32_t batch = begin_batch(done);
+      // Known before the last barrier, after which thread 0 may put the next announcement in this one's place.
+      more = done + batch != tiles_of_block();
       // One place that runs tiles: every op is compiled once into it.
 #if defined(__CUDACC__)
 #pragma unroll 1
 #endif
-      for (std::uint32_t i = 0; i < batch; ++i) {
-        const record_header record = read_as<record_header>(shared_.records[i]);
-        // A fused record's members may be many; they stay in device memory.
-        const std::byte* const members =
-            (record.members == 1 ? shared_.records[i] : slot.packet + shared_.offsets[i]) + sizeof record;
-        const std::uint32_t tile = mine + (done + i) * workers;
-        grid_.template run<Ops>(record.op, members, record.members, tile - record.first_tile);
+      for (std::uint32_t i = 0; i < batch;) {
+        const std::uint16_t op = read_as<record_header>(shared_.records[i]).op;
+        std::uint32_t end = i + 1;
+        while (end < batch && read_as<record_header>(shared_.records[end]).op == op) ++end;
+        grid_.template run<Ops>(op, shared_.works + i, end - i);
         grid_.sync();
+        i = end;
       }
     }
+  }
+
+  COHORT_DEVICE std::uint32_t tiles_of_block() const {
+    const announced packet = present();
+    const std::uint32_t workers = shared_.participants - 1;
+    return (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
+  }
+
+  /// Prepares up to `record_batch` of this block's tiles, of which `done` are done, and returns how many. Ends with a
+  /// barrier.
+  COHORT_DEVICE std::uint32_t begin_batch(std::uint32_t done) {
+    const announced packet = present();
+    const std::uint32_t workers = shared_.participants - 1;
+    const std::uint32_t mine = first_tile(packet, shared_.number, workers);
+    const std::uint32_t left = tiles_of_block() - done;
+    const std::uint32_t batch = left < record_batch ? left : record_batch;
+    const device_slot& slot = p_.device->slots[packet.ticket % ring_slots];
+    fetch(packet, slot, mine + done * workers, workers, batch);
+    for (std::uint32_t i = grid_.thread(); i < batch; i += grid_.threads()) {
+      const record_header record = read_as<record_header>(shared_.records[i]);
+      // A fused record's members may be many; they stay in device memory.
+      const std::byte* const members =
+          (record.members == 1 ? shared_.records[i] : slot.packet + shared_.offsets[i]) + sizeof record;
+      shared_.works[i] = {members, record.members, mine + (done + i) * workers - record.first_tile};
+    }
+    grid_.sync();
+    return batch;
   }
 
   /// Brings the records of `batch` tiles (`tile`, `tile + workers`, ...) into shared memory: one round trip to L2 when

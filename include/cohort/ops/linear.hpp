@@ -88,10 +88,19 @@ struct alignas(16) linear {
   COHORT_HD
   static void run(Context& context, const linear* members, std::uint32_t count, std::uint32_t tile) {
     if constexpr (Context::cooperative) {
-      detail::gemm::run_block(context, members, count, tile);
+      const tile_work one{members, count, tile};
+      detail::gemm::run_block<linear>(context, &one, 1);
     } else {
       detail::gemm::run_host(context.scratch(), members, count, tile);
     }
+  }
+
+  template <class Context>
+  COHORT_HD
+  static void run_batch(Context& context, const tile_work* works, std::uint32_t count)
+    requires(Context::cooperative)
+  {
+    detail::gemm::run_block<linear>(context, works, count);
   }
 };
 

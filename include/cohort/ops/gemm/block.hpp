@@ -3,10 +3,13 @@
 #pragma once
 
 #include <cohort/config.hpp>
+#include <cohort/op.hpp>
 #include <cohort/ops/gemm/block_few_rows.hpp>
 #include <cohort/ops/gemm/block_ffma.hpp>
-#include <cohort/ops/gemm/block_mma.hpp>
+#include <cohort/ops/gemm/block_tensor.hpp>
+#include <cohort/ops/gemm/pipeline.hpp>
 #include <cohort/ops/gemm/rows.hpp>
+#include <cohort/ops/gemm/warpgroup.hpp>
 #include <cohort/types.hpp>
 
 #include <cstddef>
@@ -39,7 +42,7 @@ constexpr tile_extent block_tile(std::uint32_t variant) {
       default: return {64, 64};
     }
   } else {
-    return variant == 0 ? tile_extent{16, 32} : variant == 1 ? tile_extent{32, 64} : tile_extent{64, 64};
+    return {variant == 0 ? 16u : variant == 1 ? 32u : 64u, 64};
   }
 }
 
@@ -63,8 +66,8 @@ std::uint8_t choose_block_variant(std::uint64_t rows, std::uint32_t columns, std
   return tiles(last) < workers / 2 ? last - 1 : last;
 }
 
-/// Engines of the variants of `block_tile<T>`. `TensorCores`: whether 16-bit types may use them.
-template <class T, std::uint32_t Variant, bool TensorCores>
+/// Engines of the variants of `block_tile<T>`. fp32 is always computed by multiply-adds.
+template <class T, std::uint32_t Variant, arithmetic Units>
 COHORT_HD
 constexpr auto select_engine() {
   if constexpr (std::is_same_v<T, float>) {
@@ -79,17 +82,17 @@ constexpr auto select_engine() {
     else
       return ffma_tile<8, 4, 2>{};
 #if COHORT_GEMM_HAS_MMA
-  } else if constexpr (TensorCores) {
+  } else if constexpr (Units != arithmetic::scalar) {
     if constexpr (Variant == 0)
-      return mma_tile<16, 32, 64, 6>{};
+      return tensor_tile<16, 4, Units>{};
     else if constexpr (Variant == 1)
-      return mma_tile<32, 64, 64, 3>{};
+      return tensor_tile<32, 4, Units>{};
     else
-      return mma_tile<64, 64, 64, 3>{};
+      return tensor_tile<64, 3, Units>{};
 #endif
   } else {
     if constexpr (Variant == 0)
-      return ffma_tile<2, 2, 5>{};
+      return ffma_tile<2, 4, 4>{};
     else if constexpr (Variant == 1)
       return ffma_tile<4, 4, 3>{};
     else
@@ -97,41 +100,55 @@ constexpr auto select_engine() {
   }
 }
 
-/// Stages, and behind them the table of rows.
-inline constexpr std::uint32_t block_stage_bytes = 49152;
-inline constexpr std::uint32_t block_scratch_bytes = block_stage_bytes + 64 * sizeof(tile_row<float>);
+/// What the largest engine takes: three stages of 16 KB and the rows of two tiles.
+inline constexpr std::uint32_t block_scratch_bytes = 49152 + 2 * 64 * sizeof(tile_row<float>) + 64 * 4;
 
-template <std::uint32_t Variant, bool TensorCores, class Context, class Op>
+/// Tiles of one variant, one after the other. Begins without a barrier.
+template <class Op, std::uint32_t Variant, arithmetic Units, class Context>
 COHORT_HD
-void run_block_variant(const Context& context, const Op* members, std::uint32_t count, std::uint32_t tile) {
+void run_block_variant(const Context& context, const tile_work* works, std::uint32_t count) {
   using T = typename Op::value_type;
-  using engine = decltype(select_engine<T, Variant, TensorCores>());
+  using engine = decltype(select_engine<T, Variant, Units>());
   constexpr tile_extent extent = block_tile<T>(Variant);
   static_assert(engine::rows == extent.rows && engine::columns == extent.columns);
-  static_assert(engine::scratch_bytes <= block_stage_bytes);
-  std::byte* const scratch = context.scratch();
-  auto* const table = reinterpret_cast<tile_row<T>*>(scratch + block_stage_bytes);
-  // Tiles that share weights are neighbours: they run at the same time, and memory is read once for them.
-  const std::uint32_t down = (members->total_rows + extent.rows - 1) / extent.rows;
-  const std::uint32_t column = tile / down;
-  const std::uint32_t row = tile - column * down;
-  find_rows<extent.rows>(context, members, count, row * extent.rows, table, reinterpret_cast<std::uint32_t*>(scratch));
-  engine::run(context, layer_of(*members), column * extent.columns, table, scratch);
+  static_assert(pipeline_bytes<engine, T> <= block_scratch_bytes);
+  run_pipeline<engine, Op>(context, works, count);
 }
 
-/// One tile, by a block of `block_threads` threads in groups of 32.
-template <bool TensorCores = COHORT_GEMM_HAS_MMA != 0, class Context, class Op>
+/// Whether tiles may follow one another in one pipeline.
+template <class Op>
 COHORT_HD
-void run_block(const Context& context, const Op* members, std::uint32_t count, std::uint32_t tile) {
-  const std::uint32_t variant = members->variant;
-  if constexpr (block_variants<typename Op::value_type> == 5) {
-    if (variant == 3) return run_block_variant<3, TensorCores>(context, members, count, tile);
-    if (variant == 4) return run_block_variant<4, TensorCores>(context, members, count, tile);
-  }
-  switch (variant) {
-    case 0: return run_block_variant<0, TensorCores>(context, members, count, tile);
-    case 1: return run_block_variant<1, TensorCores>(context, members, count, tile);
-    default: return run_block_variant<2, TensorCores>(context, members, count, tile);
+bool may_chain(const tile_work& one, const tile_work& next) {
+  const auto* const a = static_cast<const Op*>(one.members);
+  const auto* const b = static_cast<const Op*>(next.members);
+  return a->variant == b->variant && a->k >= chained_depth && b->k >= chained_depth;
+}
+
+/// Tiles of a block of `block_threads` threads in groups of 32, one after the other.
+template <class Op, arithmetic Units = native_arithmetic, class Context>
+COHORT_HD
+void run_block(const Context& context, const tile_work* works, std::uint32_t count) {
+  COHORT_GEMM_ROLLED
+  for (std::uint32_t begin = 0; begin < count;) {
+    std::uint32_t end = begin + 1;
+    while (end < count && may_chain<Op>(works[begin], works[end])) ++end;
+    if (begin != 0) context.sync();
+    const tile_work* const some = works + begin;
+    const std::uint32_t variant = static_cast<const Op*>(some->members)->variant;
+    if (variant == 0) {
+      run_block_variant<Op, 0, Units>(context, some, end - begin);
+    } else if (variant == 1) {
+      run_block_variant<Op, 1, Units>(context, some, end - begin);
+    } else if (block_variants<typename Op::value_type> == 3 || variant == 2) {
+      run_block_variant<Op, 2, Units>(context, some, end - begin);
+    } else if constexpr (block_variants<typename Op::value_type> == 5) {
+      if (variant == 3) {
+        run_block_variant<Op, 3, Units>(context, some, end - begin);
+      } else {
+        run_block_variant<Op, 4, Units>(context, some, end - begin);
+      }
+    }
+    begin = end;
   }
 }
 

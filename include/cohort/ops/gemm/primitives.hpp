@@ -211,13 +211,83 @@ inline void load_matrices(const Group& group, const std::byte* const (&rows)[Cou
 #endif
 }
 
-#if !COHORT_DEVICE_PASS
 /// Element `high` of a register that holds two of them.
 template <class T>
+COHORT_HD
 inline float half_of(std::uint32_t pair, bool high) {
   return to_float(T{static_cast<std::uint16_t>(high ? pair >> 16 : pair)});
 }
+
+/// A register with two elements, rounded to nearest even.
+template <class T>
+COHORT_HD
+inline std::uint32_t pack_pair(float low, float high) {
+#if COHORT_DEVICE_PASS
+  std::uint32_t pair;
+  if constexpr (std::is_same_v<T, bf16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+#else
+  return std::uint32_t{from_float<T>(high).bits} << 16 | from_float<T>(low).bits;
 #endif
+}
+
+/// Transposes an 8x8 matrix of 16-bit elements of which lane i holds elements 2 (i % 4) and the next of row i / 4. (PTX
+/// ISA, "movmatrix".)
+template <class Group>
+COHORT_HD
+inline std::uint32_t transpose_pairs(const Group& group, std::uint32_t pair) {
+#if COHORT_DEVICE_PASS
+  (void)group;
+  std::uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+  return transposed;
+#else
+  auto* const published = reinterpret_cast<std::uint32_t*>(group.exchange());
+  const std::uint32_t lane = group.rank();
+  published[lane] = pair;
+  group.sync();
+  std::uint32_t transposed = 0;
+  for (std::uint32_t e = 0; e < 2; ++e) {
+    const std::uint32_t row = lane % 4 * 2 + e;
+    const std::uint32_t column = lane / 4;
+    transposed |= (published[row * 4 + column / 2] >> column % 2 * 16 & 0xffffu) << e * 16;
+  }
+  group.sync();  // until here the other lanes read this lane's pair
+  return transposed;
+#endif
+}
+
+/// Four elements of 16 bits, aligned to 8, as two registers, and back.
+template <class T>
+COHORT_HD
+inline void load_pairs(const T (&from)[4], std::uint32_t (&pairs)[2]) {
+  for (std::uint32_t i = 0; i < 2; ++i) pairs[i] = std::uint32_t{from[i * 2 + 1].bits} << 16 | from[i * 2].bits;
+}
+template <class T>
+COHORT_HD
+inline void store_pairs(const std::uint32_t (&pairs)[2], T (&to)[4]) {
+  for (std::uint32_t i = 0; i < 4; ++i) to[i] = T{static_cast<std::uint16_t>(pairs[i / 2] >> i % 2 * 16)};
+}
+
+/// Copies up to four elements of 16 bits, at once where both sides are aligned to 8.
+template <class T>
+COHORT_HD
+inline void copy_few(T* to, const T* from, std::uint32_t count) {
+#if COHORT_DEVICE_PASS
+  if (count == 4 && ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) & 7u) == 0) {
+    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
+    return;
+  }
+#endif
+  COHORT_GEMM_UNROLLED
+  for (std::uint32_t j = 0; j < 4; ++j) {
+    if (j < count) to[j] = from[j];
+  }
+}
 
 /// Rows x Columns times mma.m16n8k16: c[i][j] += a[i] . b[j] in fp32. With g = lane / 4 and t = lane % 4 a lane holds
 ///

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cohort/config.hpp>
+#include <cohort/op.hpp>
 #include <cohort/ops/activation.hpp>
 #include <cohort/ops/gemm/primitives.hpp>
 
@@ -43,17 +44,39 @@ inline tile_row<typename Op::value_type> row_of(const Op& op, std::uint32_t row)
   return {op.x + own * op.k, op.residual == nullptr ? nullptr : op.residual + own * op.n, op.y + own * op.n};
 }
 
-/// Fills `table` with rows [first, first + TileRows) of the stack. A team of threads; ends in a barrier. `owner` is
-/// shared storage for TileRows words, free again afterwards.
+/// Where a tile of Rows x Columns lies in its product.
+template <class Op>
+struct tile_place {
+  const Op* members;
+  std::uint32_t count;    ///< of members
+  std::uint32_t row;      ///< first row, of the stack
+  std::uint32_t feature;  ///< first feature
+};
+
+/// Tiles that share weights are neighbours: they run at the same time, and memory is read once for them.
+template <class Op, std::uint32_t Rows, std::uint32_t Columns>
+COHORT_HD
+inline tile_place<Op> place_of(const tile_work& work) {
+  const auto* const members = static_cast<const Op*>(work.members);
+  const std::uint32_t down = (members->total_rows + Rows - 1) / Rows;
+  const std::uint32_t column = work.tile / down;
+  return {members, work.count, (work.tile - column * down) * Rows, column * Columns};
+}
+
+/// Fills `table` with TileRows rows of the stack, from `place.row` on. A team of threads, whose next barrier makes the
+/// table known to all. `owner` is shared storage for TileRows words, free again after that barrier.
 ///
 /// The members are looked through by all threads at once, so that it costs two reads of global memory, one after the
 /// other, however many members there are; a search per row would cost as many as it has steps. Plain loads: the members
 /// are rewritten between packets.
 template <std::uint32_t TileRows, class Context, class Op>
 COHORT_HD
-void find_rows(const Context& context, const Op* members, std::uint32_t count, std::uint32_t first,
-               tile_row<typename Op::value_type>* table, std::uint32_t* owner) {
+void find_rows(const Context& context, const tile_place<Op>& place, tile_row<typename Op::value_type>* table,
+               std::uint32_t* owner) {
   static_assert(TileRows <= block_threads, "each thread looks up at most one row");
+  const Op* const members = place.members;
+  const std::uint32_t count = place.count;
+  const std::uint32_t first = place.row;
   if (count > 1) {
     COHORT_GEMM_ROLLED
     for (std::uint32_t m = context.rank(); m < count; m += block_threads) {
@@ -71,7 +94,6 @@ void find_rows(const Context& context, const Op* members, std::uint32_t count, s
     if (first + mine < members->total_rows) found = row_of(members[count > 1 ? owner[mine] : 0], first + mine);
     table[mine] = found;
   }
-  context.sync();
 }
 
 }  // namespace cohort::inline COHORT_ABI::ops::detail::gemm

@@ -1,0 +1,153 @@
+// The GEMM engine of a thread block for bf16 and fp16 on tensor cores, with fp32 sums. The weights are the operand with
+// 64 rows and the rows of x the other one, so that few rows waste little. ops/gemm/block.hpp enters.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/ops/gemm/block_epilogue.hpp>
+#include <cohort/ops/gemm/primitives.hpp>
+#include <cohort/ops/gemm/rows.hpp>
+#include <cohort/ops/gemm/warpgroup.hpp>
+#include <cohort/types.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cohort::inline COHORT_ABI::ops::detail::gemm {
+
+#if COHORT_GEMM_HAS_MMA
+
+/// Tiles of Rows (of x) x 64 (features) in slices of 64 k-values: rows of 128 bytes, those of the weights first. A warp
+/// computes 16 features times all rows.
+///
+/// Every sum is one chain of steps of 16 k-values in ascending order, zeros behind the end of K, whatever the tile's
+/// shape.
+template <std::uint32_t Rows, std::uint32_t Stages, arithmetic Units>
+struct tensor_tile {
+  static constexpr std::uint32_t rows = Rows;
+  static constexpr std::uint32_t columns = 64;
+  static constexpr std::uint32_t slice = 64;
+  static constexpr std::uint32_t stages = Stages;
+  static constexpr std::uint32_t row_bytes = slice * 2;
+  static constexpr std::uint32_t w_offset = 0;
+  static constexpr std::uint32_t x_offset = columns * row_bytes;
+  static constexpr std::uint32_t stage_bytes = (columns + Rows) * row_bytes;
+  static constexpr std::uint32_t fragments = Rows / 8;
+  static_assert(Rows % 16 == 0 && x_offset % 1024 == 0 && stage_bytes % 1024 == 0, "swizzled_place repeats after 1024");
+  template <class T>
+  using element = T;
+  using sums = float[fragments][4];
+
+  COHORT_HD
+  static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return swizzled_place(row, piece); }
+
+  /// Weight rows are permuted within 16, so that a lane ends with four neighbouring features: see `store`.
+  COHORT_HD
+  static constexpr std::uint32_t feature_of(std::uint32_t row) { return row % 8 / 2 * 4 + row / 8 * 2 + row % 2; }
+
+  COHORT_HD
+  static void arrived() {
+    if constexpr (Units == arithmetic::wgmma) show_to_tensor_cores();
+  }
+
+  template <class T, class Context>
+  COHORT_HD
+  static void begin(const Context& context, const std::byte* stage, sums& sum) {
+    if constexpr (Units == arithmetic::wgmma) begin_slice<T>(context, stage + w_offset, stage + x_offset, sum);
+  }
+
+  template <class T, class Context>
+  COHORT_HD
+  static void end(const Context& context, const std::byte* stage, const tile_row<T>*, sums& sum) {
+    if constexpr (Units == arithmetic::wgmma) {
+      end_slice(sum);
+    } else {
+      multiply<T>(context, stage, sum);
+    }
+  }
+
+  /// One slice, a warp at a time.
+  template <class T, class Context>
+  COHORT_HD
+  static void multiply(const Context& context, const std::byte* stage, sums& sum) {
+    const auto group = context.group();
+    const std::uint32_t lane = group.rank();
+    // The four 8x8 matrices of a load, in the order of the fragment's registers. Weights: rows 0-7 and 8-15 of the
+    // first 8 k-values, then of the second. Rows of x: both k-halves of rows 0-7, then of rows 8-15.
+    const std::uint32_t w_row = context.group_index() * 16 + lane % 16;
+    const std::uint32_t x_row = lane % 8 + lane / 16 * 8;
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t k = 0; k < slice; k += 16) {
+      const std::byte* from[1 + Rows / 16];
+      from[0] = stage + swizzled_place(w_row, k / 8 + lane / 16);
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t i = 0; i < Rows / 16; ++i) {
+        from[1 + i] = stage + x_offset + swizzled_place(x_row + i * 16, k / 8 + lane / 8 % 2);
+      }
+      std::uint32_t loaded[1 + Rows / 16][4];
+      load_matrices(group, from, loaded);
+      std::uint32_t a[1][4];
+      std::uint32_t b[fragments][2];
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t m = 0; m < 4; ++m) a[0][m] = loaded[0][m];
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t i = 0; i < fragments; ++i) {
+        b[i][0] = loaded[1 + i / 2][i % 2 * 2];
+        b[i][1] = loaded[1 + i / 2][i % 2 * 2 + 1];
+      }
+      multiply_fragments<T>(group, a, b, reinterpret_cast<float(&)[1][fragments][4]>(sum));
+    }
+  }
+
+  /// y = act(sums + bias) + residual for the 16 features of this warp, straight from registers. A lane has sums of two
+  /// features for pairs of rows; transposed, it has four neighbouring features of one row.
+  template <class Context, class T>
+  COHORT_HD
+  static void store(const Context& context, const layer_view<T>& layer, std::uint32_t tile_feature,
+                    const tile_row<T>* table, sums& sum) {
+    const auto group = context.group();
+    const std::uint32_t lane = group.rank();
+    const std::uint32_t first = tile_feature + context.group_index() * 16;
+    const float bias[2] = {bias_of(layer, first + feature_of(lane / 4)),
+                           bias_of(layer, first + feature_of(lane / 4 + 8))};
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t j = 0; j < fragments; ++j) {
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t e = 0; e < 4; ++e) sum[j][e] = add(sum[j][e], bias[e / 2]);
+    }
+    activate(layer.act, sum);
+    const std::uint32_t feature = first + lane % 4 * 4;
+    const std::uint32_t width = feature < layer.n ? (layer.n - feature < 4 ? layer.n - feature : 4) : 0;
+    const bool has_residual = table[0].residual != nullptr;  // all rows of a fused op or none
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t j = 0; j < fragments; ++j) {
+      if (table[j * 8].y == nullptr) break;  // rows without a member are the last ones
+      const tile_row<T> to = table[j * 8 + lane / 4];
+      const std::uint32_t held = to.y == nullptr ? 0 : width;
+      if (has_residual) {
+        alignas(8) T residual[4] = {};
+        if (held != 0) copy_few(residual, to.residual + feature, held);
+        std::uint32_t pairs[2];
+        load_pairs(residual, pairs);
+        COHORT_GEMM_UNROLLED
+        for (std::uint32_t half = 0; half < 2; ++half) {
+          const std::uint32_t pair = transpose_pairs(group, pairs[half]);
+          sum[j][half * 2] = add(sum[j][half * 2], half_of<T>(pair, false));
+          sum[j][half * 2 + 1] = add(sum[j][half * 2 + 1], half_of<T>(pair, true));
+        }
+      }
+      std::uint32_t pairs[2];
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t half = 0; half < 2; ++half) {
+        pairs[half] = transpose_pairs(group, pack_pair<T>(sum[j][half * 2], sum[j][half * 2 + 1]));
+      }
+      if (held == 0) continue;
+      alignas(8) T values[4];
+      store_pairs(pairs, values);
+      copy_few(to.y + feature, values, held);
+    }
+  }
+};
+
+#endif  // COHORT_GEMM_HAS_MMA
+
+}  // namespace cohort::inline COHORT_ABI::ops::detail::gemm

@@ -1,0 +1,203 @@
+// How a thread block computes GEMM tiles, whatever it multiplies with: slices of k-values come into shared memory
+// through a pipeline of asynchronous copies that runs through all tiles of a batch. The tile engines of this folder
+// plug in.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/op.hpp>
+#include <cohort/ops/gemm/primitives.hpp>
+#include <cohort/ops/gemm/rows.hpp>
+#include <cohort/types.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace cohort::inline COHORT_ABI::ops::detail::gemm {
+
+// An engine provides:
+//   rows, columns             the tile: rows of x times features
+//   slice, stages             k-values of a slice, and how many slices shared memory holds
+//   element<T>                what T is in shared memory, T itself or float
+//   row_bytes                 from one row of a slice to the next, those of weights and those of x
+//   w_offset, x_offset        where these rows begin in a stage
+//   stage_bytes
+//   place(row, piece)         where a 16-byte piece of a row lies; rows that are `rows_at_once` apart lie alike
+//   feature_of(row)           which feature of the tile a weight row holds; alike, too
+//   sums                      what one thread holds of the tile, an array of floats
+//   begin<T>(context, stage, sums)                  before the next copies are issued
+//   end<T>(context, stage, table, sums)             after them: the slice is in the sums
+//   store(context, layer, feature, table, sums)     y of the tile at `feature`
+
+/// Products of fewer k-values run one tile at a time. Deeper ones have at least as many slices as a pipeline has
+/// stages: so its loads are never more than one tile ahead, and a barrier lies between writing and reading a table of
+/// rows.
+inline constexpr std::uint32_t chained_depth = 256;
+
+/// One thread's part in bringing slices: one 16-byte piece of every `rows_at_once`th row.
+template <class Engine, class T>
+class feeder {
+  using stored = typename Engine::template element<T>;
+  static constexpr std::uint32_t piece = 16 / sizeof(stored);  // in elements
+  static constexpr std::uint32_t pieces = Engine::slice / piece;
+  static constexpr std::uint32_t rows_at_once = block_threads / pieces;
+  static constexpr std::uint32_t step = rows_at_once * Engine::row_bytes;
+  static_assert(Engine::columns % rows_at_once == 0 && Engine::stages * Engine::slice <= chained_depth);
+
+public:
+  /// Begins with slice 0 of a tile. `table` must be known to all threads, and stay until the last slice.
+  COHORT_HD
+  void open(const layer_view<T>& layer, std::uint32_t feature, const tile_row<T>* table, std::uint32_t thread) {
+    const std::uint32_t row = thread / pieces;
+    const std::uint32_t mine = feature + Engine::feature_of(row);
+    place_ = Engine::place(row, thread % pieces);
+    k_ = thread % pieces * piece;
+    depth_ = layer.k;
+    features_ = mine < layer.n ? layer.n - mine : 0;
+    w_ = layer.w + static_cast<std::size_t>(features_ == 0 ? 0 : mine) * layer.k;
+    table_ = table + row;
+    rows_ = row < Engine::rows ? Engine::rows - row : 0;
+    aligned_ = std::is_same_v<T, stored> && layer.k % piece == 0 && aligned_16(w_);
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t i = 0; i < Engine::rows; i += rows_at_once) {
+      if (i < rows_) aligned_ = aligned_ && aligned_16(table_[i].x);
+    }
+  }
+
+  /// Brings this thread's pieces of the next slice, zeros behind the end of K and for what the matrices have not.
+  COHORT_HD
+  void load(async_copies& copies, std::byte* stage) {
+    std::byte* const w_to = stage + Engine::w_offset + place_;
+    std::byte* const x_to = stage + Engine::x_offset + place_;
+    const std::uint32_t left = k_ < depth_ ? depth_ - k_ : 0;
+    const std::size_t stride = std::size_t{rows_at_once} * depth_;
+    if (aligned_) {
+      if constexpr (std::is_same_v<T, stored>) {
+        const std::uint32_t bytes = left == 0 ? 0 : 16;
+        const T* from = w_ + k_;
+        COHORT_GEMM_UNROLLED
+        for (std::uint32_t i = 0; i < Engine::columns; i += rows_at_once) {
+          copies.copy(w_to + i * Engine::row_bytes, from, i < features_ ? bytes : 0);
+          from += stride;
+        }
+        COHORT_GEMM_UNROLLED
+        for (std::uint32_t i = 0; i < Engine::rows; i += rows_at_once) {
+          if (i >= rows_) break;
+          const T* const x = table_[i].x;
+          copies.copy(x_to + i * Engine::row_bytes, x + k_, x != nullptr ? bytes : 0);
+        }
+      }
+    } else {
+      COHORT_GEMM_ROLLED
+      for (std::uint32_t i = 0; i < Engine::columns; i += rows_at_once) {
+        copy_piece(w_to + i * Engine::row_bytes, w_ + i / rows_at_once * stride, i < features_ ? left : 0);
+      }
+      COHORT_GEMM_ROLLED
+      for (std::uint32_t i = 0; i < rows_; i += rows_at_once) {
+        const T* const x = table_[i].x;
+        copy_piece(x_to + i * Engine::row_bytes, x, x != nullptr ? left : 0);
+      }
+    }
+    k_ += Engine::slice;
+  }
+
+private:
+  COHORT_HD
+  void copy_piece(std::byte* to, const T* row, std::uint32_t left) const {
+    auto* const elements = reinterpret_cast<stored*>(to);
+    COHORT_GEMM_ROLLED
+    for (std::uint32_t j = 0; j < piece; ++j) {
+      if constexpr (std::is_same_v<T, stored>) {
+        elements[j] = j < left ? row[k_ + j] : T{};
+      } else {
+        elements[j] = j < left ? to_float(row[k_ + j]) : 0.0f;
+      }
+    }
+  }
+
+  const T* w_;
+  const tile_row<T>* table_;  // from this thread's first row on
+  std::uint32_t k_;           // of this thread's piece of the next slice
+  std::uint32_t depth_;       // K
+  std::uint32_t features_;    // from this thread's first weight row to the last feature
+  std::uint32_t rows_;        // from this thread's first row to the end of the tile
+  std::uint32_t place_;
+  bool aligned_;
+};
+
+/// Shared memory of an engine: stages, the rows of two tiles, and what `find_rows` needs.
+template <class Engine, class T>
+inline constexpr std::uint32_t pipeline_bytes =
+    Engine::stages * Engine::stage_bytes + 2 * Engine::rows * sizeof(tile_row<T>) + Engine::rows * 4;
+
+/// Runs tiles one after the other: while one ends and is stored, the first slices of the next are on their way. More
+/// than one only if their K is at least `chained_depth`.
+template <class Engine, class Op, class Context>
+COHORT_HD
+void run_pipeline(const Context& context, const tile_work* works, std::uint32_t count) {
+  using T = typename Op::value_type;
+  constexpr std::uint32_t stages = Engine::stages;
+  std::byte* const scratch = context.scratch();
+  auto* const tables = reinterpret_cast<tile_row<T>*>(scratch + stages * Engine::stage_bytes);
+  auto* const owner = reinterpret_cast<std::uint32_t*>(tables + 2 * Engine::rows);
+  const std::uint32_t thread = context.rank();
+
+  // Where a tile lies is worked out again wherever it is needed: the loop over slices leaves few registers.
+  const auto slices_of = [](std::uint32_t k) { return (k + Engine::slice - 1) / Engine::slice; };
+  const auto place = [&](std::uint32_t tile) { return place_of<Op, Engine::rows, Engine::columns>(works[tile]); };
+  feeder<Engine, T> feed;
+  const auto open = [&](std::uint32_t tile, std::uint32_t table) {
+    const tile_place<Op> at = place(tile);
+    feed.open(layer_of(*at.members), at.feature, tables + table * Engine::rows, thread);
+  };
+
+  find_rows<Engine::rows>(context, place(0), tables, owner);
+  context.sync();
+  open(0, 0);
+  async_copies copies;
+  for (std::uint32_t s = 0; s + 1 < stages; ++s) {
+    if (s < slices_of(static_cast<const Op*>(works[0].members)->k))
+      feed.load(copies, scratch + s * Engine::stage_bytes);
+    copies.commit();
+  }
+
+  std::uint32_t stage = 0;
+  std::uint32_t table = 0;
+  COHORT_GEMM_ROLLED
+  for (std::uint32_t tile = 0; tile < count; ++tile) {
+    const bool last = tile + 1 == count;
+    const std::uint32_t slices = slices_of(static_cast<const Op*>(works[tile].members)->k);
+    std::uint32_t next_table = table;
+    typename Engine::sums sums = {};
+    COHORT_GEMM_ROLLED
+    for (std::uint32_t s = 0; s < slices; ++s) {
+      copies.template wait<stages - 2>();
+      Engine::arrived();
+      // Shows slice s to all, and that all have finished slice s - 1, whose stage is filled next.
+      context.sync();
+      const std::byte* const present = scratch + stage * Engine::stage_bytes;
+      Engine::template begin<T>(context, present, sums);
+      const std::uint32_t free_stage = stage == 0 ? stages - 1 : stage - 1;
+      const std::uint32_t ahead = s + stages - 1;
+      if (ahead == slices && !last) open(tile + 1, next_table);
+      if (ahead < slices || !last) feed.load(copies, scratch + free_stage * Engine::stage_bytes);
+      copies.commit();
+      if (s == 0 && !last) {
+        const tile_place<Op> here = place(tile);
+        const tile_place<Op> next = place(tile + 1);
+        if (next.members != here.members || next.row != here.row) {
+          next_table = 1 - table;
+          find_rows<Engine::rows>(context, next, tables + next_table * Engine::rows, owner);
+        }
+      }
+      Engine::template end<T>(context, present, tables + table * Engine::rows, sums);
+      stage = stage + 1 == stages ? 0 : stage + 1;
+    }
+    const tile_place<Op> here = place(tile);
+    Engine::store(context, layer_of(*here.members), here.feature, tables + table * Engine::rows, sums);
+    table = next_table;
+  }
+  copies.template wait<0>();
+}
+
+}  // namespace cohort::inline COHORT_ABI::ops::detail::gemm
