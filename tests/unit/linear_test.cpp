@@ -157,6 +157,7 @@ struct engine {
   gemm::host_isa isa = gemm::host_isa::portable;
   int variant = -1;  // of a block; -1: as planned
   std::uint32_t workers = 8;
+  std::uint32_t batch = 3;  // tiles that a block gets at a time
 };
 
 using emulator = testing::block_emulator<128, 32>;
@@ -190,12 +191,11 @@ void run(const engine& e, std::vector<ops::linear<T>> members) {
   for (std::uint32_t worker = 0; worker < workers; ++worker) {
     for (std::uint32_t tile = worker; tile < tiles; tile += workers) works.push_back({members.data(), count, tile});
   }
-  constexpr std::uint32_t batch = 3;
-  const auto batches = static_cast<std::uint32_t>((works.size() + batch - 1) / batch);
+  const auto batches = static_cast<std::uint32_t>((works.size() + e.batch - 1) / e.batch);
   block().run(batches, [&](emulator::context& context, std::uint32_t turn) {
-    const tile_work* const some = works.data() + turn * batch;
-    const auto left = static_cast<std::uint32_t>(works.size()) - turn * batch;
-    const std::uint32_t length = std::min(batch, left);
+    const tile_work* const some = works.data() + turn * e.batch;
+    const auto left = static_cast<std::uint32_t>(works.size()) - turn * e.batch;
+    const std::uint32_t length = std::min(e.batch, left);
     if (e.which == engine::kind::warpgroup_block) {
       gemm::run_block<ops::linear<T>, gemm::arithmetic::wgmma>(context, some, length);
     } else if (e.which == engine::kind::tensor_block) {
@@ -416,7 +416,7 @@ TEST_SUITE("linear") {
   }
 
   TEST_CASE_TEMPLATE("block: a warp that falls behind reads nothing that the others overwrite", T, float, bf16) {
-    // One slice, so that the sums take the place of the stage that was read last, and enough to wrap around.
+    // One slice, and enough to wrap around and to go on with the next tile.
     for (const std::size_t k : {32u, 420u}) {
       for (std::uint32_t variant = 0; variant < gemm::block_variants<T>; ++variant) {
         weights<T> layer(64, k, all_forms[3]);
@@ -427,14 +427,47 @@ TEST_SUITE("linear") {
         const gemm::tile_extent extent = gemm::block_tile<T>(variant);
         const auto tiles = static_cast<std::uint32_t>(gemm::tiles_of(64, 64, extent));
         const std::uint32_t slow = variant % 2 == 0 ? 0 : 3;
-        block().run(std::min(2u, tiles), [&](emulator::context& context, std::uint32_t tile) {
+        // Both tiles in one batch: a chain where K is deep enough.
+        const tile_work works[] = {{members.data(), 1, 0}, {members.data(), 1, 1}};
+        block()([&](emulator::context& context) {
           lagging_context lagging(context, slow);
-          ops::linear<T>::run(lagging, members.data(), 1, tile);
+          ops::linear<T>::run_batch(lagging, works, std::min(2u, tiles));
         });
         r.rows = std::min<std::size_t>(64, extent.rows * 2);
         CAPTURE(variant);
         CAPTURE(k);
         CHECK(r.error(std::min<std::size_t>(64, extent.columns)) < tolerance<T>);
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: tiles that follow one another in a pipeline give the bits of tiles on their own", T, float,
+                     bf16) {
+    for (const std::size_t k : {gemm::chained_depth, gemm::chained_depth + 74}) {
+      weights<T> layer(140, k, all_forms[3]);
+      for (engine e : native_engines<T>()) {
+        CAPTURE(static_cast<int>(e.which));
+        CAPTURE(e.variant);
+        CAPTURE(k);
+        std::vector<request<T>> apart, chained;
+        for (std::size_t i = 0; i < 3; ++i) {
+          apart.emplace_back(layer, 5 + 30 * i, i);
+          chained.emplace_back(layer, 5 + 30 * i, i);
+        }
+        const auto ops_of = [](auto& requests) {
+          std::vector<ops::linear<T>> all;
+          for (auto& r : requests) all.push_back(r.op());
+          return all;
+        };
+        e.batch = 1;
+        run<T>(e, ops_of(apart));
+        e.batch = 8;
+        run<T>(e, ops_of(chained));
+        for (std::size_t i = 0; i < 3; ++i) {
+          CHECK(chained[i].same_bits(apart[i]));
+          CHECK(chained[i].error() < tolerance<T>);
+          CHECK(chained[i].y.guards_intact());
+        }
       }
     }
   }
