@@ -25,6 +25,7 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 //   place(row, piece)         where a 16-byte piece of a row lies; rows that are `rows_at_once` apart lie alike
 //   feature_of(row)           which feature of the tile a weight row holds; alike, too
 //   sums                      what one thread holds of the tile, an array of floats
+//   arrived()                                       a thread's copies of a slice are there, before the barrier
 //   begin<T>(context, stage, sums)                  before the next copies are issued
 //   end<T>(context, stage, table, sums)             after them: the slice is in the sums
 //   store(context, layer, feature, table, sums)     y of the tile at `feature`
@@ -41,7 +42,6 @@ class feeder {
   static constexpr std::uint32_t piece = 16 / sizeof(stored);  // in elements
   static constexpr std::uint32_t pieces = Engine::slice / piece;
   static constexpr std::uint32_t rows_at_once = block_threads / pieces;
-  static constexpr std::uint32_t step = rows_at_once * Engine::row_bytes;
   static_assert(Engine::columns % rows_at_once == 0 && Engine::stages * Engine::slice <= chained_depth);
 
 public:

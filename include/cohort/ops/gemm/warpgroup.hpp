@@ -69,10 +69,10 @@ __device__ inline std::uint64_t matrix_descriptor(const std::byte* matrix) {
 #define COHORT_SUMS(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define COHORT_REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define COHORT_REGISTERS_16 COHORT_REGISTERS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define COHORT_REGISTERS_32                                                      \
-  COHORT_REGISTERS_16                                                            \
-      ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, " \
-      "%30, %31"
+#define COHORT_REGISTERS_32                                                  \
+  COHORT_REGISTERS_16                                                        \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, " \
+  "%30, %31"
 
 /// c += w . x^T for 64 rows of w, 8 Fragments rows of x and 16 k-values.
 template <class T, std::uint32_t Fragments>
