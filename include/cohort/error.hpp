@@ -19,18 +19,23 @@ using boost::system::system_error;
 
 /// Why a submission did not succeed. Every submission completes once: with success, or with one of these.
 enum class errc {
-  queue_full = 1,    ///< the executor holds as many submissions as its options allow; submit again later
-  cancelled,         ///< a stop token or an Asio cancellation signal asked for it before the op was committed
-  stopped,           ///< the executor was stopped, before or after the submission
-  device_lost,       ///< the device reported an error, or did not answer within the backend's time limit
-  out_of_memory,     ///< an arena has no block of that size left
-  null_pointer,      ///< a buffer that the op needs is null
-  misaligned,        ///< a pointer is not aligned to its element type
-  buffer_too_small,  ///< a buffer holds fewer elements than the op reads or writes
-  bad_size,          ///< a size is zero, or the product of sizes overflows what the op can address
-  shape_mismatch,    ///< two shapes that must agree (K, N, the hidden size) do not
-  aliasing,          ///< an output overlaps an input in a way that the op forbids
-  op_too_large,      ///< the op needs more descriptor or shared storage than a packet or the device has
+  queue_full = 1,        ///< the executor holds as many submissions as its options allow; submit again later
+  cancelled,             ///< a stop token or an Asio cancellation signal asked for it before the op was committed
+  stopped,               ///< the executor was stopped, before or after the submission
+  device_lost,           ///< the device reported an error, or did not answer within the backend's time limit
+  out_of_memory,         ///< an arena has no block of that size left
+  null_pointer,          ///< a buffer that the op needs is null
+  misaligned,            ///< a pointer is not aligned to its element type
+  buffer_too_small,      ///< a buffer holds fewer elements than the op reads or writes
+  bad_size,              ///< a size is zero, or the product of sizes overflows what the op can address
+  shape_mismatch,        ///< two shapes that must agree (K, N, the hidden size) do not
+  aliasing,              ///< an output overlaps an input in a way that the op forbids
+  op_too_large,          ///< the op needs more descriptor or shared storage than a packet or the device has
+  tenant_queue_full,     ///< the tenant has as many submissions pending as its options allow
+  deadline_passed,       ///< the deadline was over before the submission was handed in
+  deadline_unreachable,  ///< refused at submission: predicted to finish after its deadline, even if it were next
+  dropped,               ///< taken out of the queue when it could no longer finish by its deadline
+  tenant_removed,        ///< the tenant was removed, or never existed
 };
 
 namespace detail {
@@ -57,6 +62,11 @@ public:
       case errc::shape_mismatch: return "the op's shapes do not agree";
       case errc::aliasing: return "the op's output overlaps an input";
       case errc::op_too_large: return "the op does not fit a packet or the device";
+      case errc::tenant_queue_full: return "the tenant's queue is full";
+      case errc::deadline_passed: return "the deadline was over at submission";
+      case errc::deadline_unreachable: return "the deadline cannot be met";
+      case errc::dropped: return "dropped from the queue: the deadline could no longer be met";
+      case errc::tenant_removed: return "the tenant was removed";
     }
     return "unknown cohort error";
   }
@@ -65,7 +75,11 @@ public:
   boost::system::error_condition default_error_condition(int value) const noexcept override {
     namespace generic = boost::system::errc;
     switch (static_cast<errc>(value)) {
-      case errc::queue_full: return generic::make_error_condition(generic::resource_unavailable_try_again);
+      case errc::queue_full:
+      case errc::tenant_queue_full: return generic::make_error_condition(generic::resource_unavailable_try_again);
+      case errc::deadline_passed:
+      case errc::deadline_unreachable:
+      case errc::dropped: return generic::make_error_condition(generic::timed_out);
       case errc::cancelled:
       case errc::stopped: return generic::make_error_condition(generic::operation_canceled);
       case errc::device_lost: return generic::make_error_condition(generic::no_such_device);

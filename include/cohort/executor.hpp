@@ -137,8 +137,10 @@ public:
   tenant_type make_tenant(tenant_options options) {
     if (!(options.weight > 0)) boost::throw_exception(std::invalid_argument("a tenant's weight must be above 0"));
     std::lock_guard lock(tenants_mutex_);
+    const auto id = static_cast<tenant_id>(tenants_.size());
     tenants_.push_back(std::move(options));
-    return tenant_type(*this, static_cast<tenant_id>(tenants_.size() - 1));
+    engine_.set_tenant(id, tenants_.back());
+    return tenant_type(*this, id);
   }
 
   /// The tenant of submissions that name none.

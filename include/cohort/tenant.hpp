@@ -3,21 +3,11 @@
 
 #include <cohort/config.hpp>
 #include <cohort/schedule/submission.hpp>
+#include <cohort/schedule/tenant_table.hpp>
 
-#include <chrono>
-#include <string>
 #include <utility>
 
 namespace cohort::inline COHORT_ABI {
-
-/// What a tenant is made with.
-struct tenant_options {
-  std::string name = "default";
-  /// Time from submission to completion that the tenant wants to stay below.
-  std::chrono::nanoseconds latency_target = std::chrono::milliseconds(10);
-  /// Share of the device relative to the other tenants; above 0.
-  double weight = 1.0;
-};
 
 /// Submits on behalf of one tenant. Copyable; must not outlive its executor. Any thread.
 template <class Executor>

@@ -12,6 +12,7 @@
 #include <cohort/schedule/intrusive_list.hpp>
 #include <cohort/schedule/packet.hpp>
 #include <cohort/schedule/scheduler.hpp>
+#include <cohort/schedule/tenant_table.hpp>
 
 #include <array>
 #include <atomic>
@@ -22,6 +23,7 @@
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace cohort::inline COHORT_ABI::detail {
 
@@ -117,6 +119,15 @@ public:
   /// How the last attempt to leave the device ended. Valid while paused.
   error_code pause_result() const noexcept { return pause_result_; }
 
+  /// Adds a tenant or changes its options, before any submission that is handed in after this call.
+  void set_tenant(tenant_id id, const tenant_options& options) {
+    {
+      std::lock_guard lock(tenants_mutex_);
+      new_tenants_.emplace_back(id, options);
+    }
+    tenants_changed_.store(true, std::memory_order_release);  // release: pairs with the owner's look at it
+  }
+
   scheduler_statistics statistics() const {
     std::lock_guard lock(statistics_mutex_);
     return statistics_;
@@ -165,6 +176,8 @@ public:
     if (needs_polling_ ? scheduler_.packets_in_flight() > 0 : std::exchange(completion_seen_, false)) {
       moved |= take_completions(now);
     }
+    if (scheduler_.expire(now)) moved = true;  // also while the device takes no packet
+    finish_all(scheduler_.take_settled());
     const bool pause = pause_asked_.load(std::memory_order_acquire);  // acquire: pairs with request_pause
     if (!pause) {
       if (paused_.load(std::memory_order_relaxed)) set_paused(false);  // relaxed: only the owner writes it
@@ -225,11 +238,18 @@ private:
 
   bool take_messages(time_point now) {
     bool any = false;
+    // The inbox is emptied before the tenants are looked at: whoever submitted for a new tenant had set it before.
+    inbox_link* link = inbox_.take();
+    // acquire: pairs with set_tenant. A change that comes after the exchange sets the mark again.
+    if (tenants_changed_.load(std::memory_order_acquire) &&
+        tenants_changed_.exchange(false, std::memory_order_acquire)) {
+      take_tenants();
+    }
     for (auto* list = local_.release(); list != nullptr; any = true) {
       submission& one = *std::exchange(list, list->next);
       arrive(static_cast<waiter&>(one), now);
     }
-    for (inbox_link* link = inbox_.take(); link != nullptr; any = true) {
+    for (; link != nullptr; any = true) {
       const inbox_link& current = *std::exchange(link, link->next);
       switch (current.what) {
         case message::arrival: arrive(*current.sender, now); break;
@@ -246,6 +266,12 @@ private:
       any = true;
     }
     return any;
+  }
+
+  void take_tenants() {
+    std::lock_guard lock(tenants_mutex_);
+    for (const auto& [id, options] : new_tenants_) scheduler_.set_tenant(id, options);
+    new_tenants_.clear();
   }
 
   void arrive(waiter& one, time_point now) {
@@ -387,6 +413,9 @@ private:
   deliver_function deliver_;
   void* target_;
   error_code pause_result_{};
+  std::mutex tenants_mutex_;
+  std::vector<std::pair<tenant_id, tenant_options>> new_tenants_;  // guarded by tenants_mutex_
+  std::atomic<bool> tenants_changed_{false};
   mutable std::mutex statistics_mutex_;
   scheduler_statistics statistics_{};  // guarded by statistics_mutex_
   alignas(128) std::array<std::byte, packet_capacity> storage_;

@@ -1,11 +1,13 @@
 // Who may ride together: pending submissions in buckets. A bucket holds what may be fused (one op type, one key), or
-// all submissions of one op type that may only be packed. Order of arrival is kept within a bucket; the buckets that
-// hold something stand in a queue.
+// all submissions of one op type that may only be packed. A bucket gives its members by rank; the buckets that hold
+// something are ranked in turn, by arrival or by their most urgent member.
 #pragma once
 
 #include <cohort/config.hpp>
 #include <cohort/op.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
+#include <cohort/schedule/pairing_heap.hpp>
+#include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/submission.hpp>
 
 #include <bit>
@@ -18,11 +20,20 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
+struct by_turn {
+  template <class T>
+  bool operator()(const T& a, const T& b) const noexcept {
+    return a.turn < b.turn;
+  }
+};
+
 /// Submissions that wait for the same thing.
 struct bucket {
-  intrusive_list<submission, &submission::previous, &submission::next> members;
-  bucket* previous = nullptr;  ///< in the queue of non-empty buckets
-  bucket* next = nullptr;      ///< in that queue, or in the list of free ones
+  pairing_heap<submission, &submission::order, by_turn> members;
+  heap_links<bucket> order{};  ///< among the buckets that hold something
+  rank turn{};                 ///< valid while it is among them
+  bool queued = false;
+  bucket* next = nullptr;  ///< in the list of free ones
   coalescing_key key{};
   std::uint64_t hash = 0;
   std::uint16_t op_index = 0;
@@ -117,39 +128,106 @@ class coalescer {
 public:
   /// \param fuse whether equal keys share a bucket; otherwise keys are not looked at
   /// \param expected_keys keys pending together before anything must be allocated
-  coalescer(std::span<const op_info> ops, bool fuse, std::size_t expected_keys)
-      : ops_(ops), fuse_(fuse), by_op_(std::make_unique<bucket[]>(ops.size())), table_(expected_keys) {
+  coalescer(std::span<const op_info> ops, bool fuse, std::size_t expected_keys, ordering order = ordering::arrival)
+      : ops_(ops), fuse_(fuse), order_(order), by_op_(std::make_unique<bucket[]>(ops.size())), table_(expected_keys) {
     for (std::size_t i = 0; i < ops.size(); ++i) by_op_[i].op_index = static_cast<std::uint16_t>(i);
     add_buckets(expected_keys);
   }
 
-  /// Strong guarantee: when memory runs out (`std::bad_alloc`), nothing has changed.
-  void add(submission& one) {
+  /// Takes the memory that `add` of this submission needs. Strong guarantee: when it runs out (`std::bad_alloc`),
+  /// nothing has changed.
+  void reserve(const submission& one) {
+    if (!by_key(one)) return;
+    if (free_ == nullptr) add_buckets(chunk);
+    table_.reserve_one();
+  }
+
+  /// Precondition: `reserve` for it since the last `add`.
+  void add(submission& one) noexcept {
     bucket& home = bucket_of(one);
-    if (home.members.empty()) queue_.push_back(home);
-    home.members.push_back(one);
+    one.turn.ticket = ++tickets_;
+    if (order_ == ordering::arrival) one.turn.due = 0;
+    home.members.insert(one);
     arrivals_.push_back(one);
     one.bucket = &home;
     ++size_;
+    settle(home);
   }
 
   /// Takes `one` out, wherever it stands in its bucket.
   void remove(submission& one) noexcept {
     bucket& home = *static_cast<bucket*>(one.bucket);
+    take(one);
+    settle(home);
+  }
+
+  /// As `remove`, for one of many members that leave `home` together: `settle` is due after them, and until then the
+  /// bucket stands where it stood.
+  void take(submission& one) noexcept {
     arrivals_.erase(one);
-    home.members.erase(one);
+    static_cast<bucket*>(one.bucket)->members.erase(one);
     one.bucket = nullptr;
     --size_;
-    if (home.members.empty()) leave_queue(home);
+    ++left_;
+  }
+
+  /// Undoes a `take` that no `settle` has followed, except that `one` counts as the newest arrival.
+  void put_back(bucket& home, submission& one) noexcept {
+    home.members.insert(one);
+    arrivals_.push_back(one);
+    one.bucket = &home;
+    ++size_;
+    --left_;
+  }
+
+  /// Gives a bucket the place that its members earn, or sets it free when it has none.
+  void settle(bucket& one) noexcept {
+    if (one.members.empty()) {
+      if (one.queued) queue_.erase(one);
+      one.queued = false;
+      if (!one.fusable) return;
+      table_.erase(one);
+      one.next = free_;
+      free_ = &one;
+      return;
+    }
+    rank turn = one.queued ? one.turn : rank{0, ++turns_};
+    if (order_ == ordering::urgency) {
+      const submission& first = *one.members.front();
+      turn = {first.turn.due - static_cast<std::int64_t>(first.work_ns), first.turn.ticket};
+    }
+    if (one.queued) {
+      if (turn.due == one.turn.due && turn.ticket == one.turn.ticket) return;
+      queue_.erase(one);
+    }
+    one.turn = turn;
+    one.queued = true;
+    queue_.insert(one);
   }
 
   /// The bucket whose turn it is; null when nothing is pending.
   bucket* front() const noexcept { return queue_.front(); }
 
-  /// The turn of the front bucket is over though it holds more.
+  /// The turn of the front bucket is over though it holds more. Means something by arrival alone.
   void to_back(bucket& one) noexcept {
+    if (order_ == ordering::urgency) return;
     queue_.erase(one);
-    queue_.push_back(one);
+    one.turn.ticket = ++turns_;
+    queue_.insert(one);
+  }
+
+  /// Moves one member before everyone who is due later than `due`.
+  void promote(submission& one, std::int64_t due) noexcept {
+    bucket& home = *static_cast<bucket*>(one.bucket);
+    home.members.erase(one);
+    one.turn.due = due;
+    home.members.insert(one);
+    settle(home);
+  }
+
+  /// Places by which one leaves later, if it leaves or has just left, than in order of arrival.
+  std::uint64_t behind(const submission& one) const noexcept {
+    return left_ > one.turn.ticket ? left_ - one.turn.ticket : 0;
   }
 
   /// The submission that waits longest; null when nothing is pending.
@@ -163,12 +241,13 @@ public:
 private:
   static constexpr std::size_t chunk = 64;
 
-  bucket& bucket_of(const submission& one) {
-    if (!fuse_ || !ops_[one.op_index].fusable || !one.key) return by_op_[one.op_index];
+  bool by_key(const submission& one) const noexcept { return fuse_ && ops_[one.op_index].fusable && one.key; }
+
+  bucket& bucket_of(const submission& one) noexcept {
+    if (!by_key(one)) return by_op_[one.op_index];
     const std::uint64_t hash = hash_of(one.op_index, one.key);
     if (bucket* const found = table_.find(hash, one.op_index, one.key)) return *found;
-    if (free_ == nullptr) add_buckets(chunk);
-    table_.reserve_one();
+    assert(free_ != nullptr);
     bucket& fresh = *free_;
     free_ = fresh.next;
     fresh.next = nullptr;
@@ -177,14 +256,6 @@ private:
     fresh.op_index = one.op_index;
     table_.insert(fresh);
     return fresh;
-  }
-
-  void leave_queue(bucket& empty) noexcept {
-    queue_.erase(empty);
-    if (!empty.fusable) return;
-    table_.erase(empty);
-    empty.next = free_;
-    free_ = &empty;
   }
 
   void add_buckets(std::size_t count) {
@@ -201,14 +272,18 @@ private:
 
   std::span<const op_info> ops_;
   bool fuse_;
+  ordering order_;
   std::unique_ptr<bucket[]> by_op_;
   std::vector<std::unique_ptr<bucket[]>> chunks_;  // buckets never move: submissions point to theirs
   bucket* free_ = nullptr;
   bucket_table table_;
-  intrusive_list<bucket, &bucket::previous, &bucket::next> queue_;
+  pairing_heap<bucket, &bucket::order, by_turn> queue_;
   intrusive_list<submission, &submission::older, &submission::newer> arrivals_;
   std::size_t size_ = 0;
   std::size_t buckets_ = 0;
+  std::uint64_t tickets_ = 0;
+  std::uint64_t turns_ = 0;
+  std::uint64_t left_ = 0;  // so many were taken
 };
 
 }  // namespace cohort::inline COHORT_ABI::detail

@@ -54,6 +54,13 @@ struct submission_chain {
     last = &one;
   }
 
+  void append(submission_chain& other) noexcept {
+    if (other.first == nullptr) return;
+    (last != nullptr ? last->next : first) = other.first;
+    last = other.last;
+    other.first = other.last = nullptr;
+  }
+
   submission* release() noexcept {
     submission* const chain = first;
     first = last = nullptr;

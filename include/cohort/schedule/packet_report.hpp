@@ -49,6 +49,8 @@ struct packet_report {
   std::chrono::nanoseconds work_in_flight_before{0};  ///< estimated device work still ahead when it was formed
   std::chrono::nanoseconds estimated_work{0};         ///< of this packet
   std::size_t left_pending = 0;                       ///< submissions that stayed behind
+  /// Least time left until a member's deadline, less the work in flight and this packet's: below 0 it is expected late.
+  std::chrono::nanoseconds least_slack{0};
 };
 
 /// Called for each packet, by the scheduler's owner and inside `next`: it must neither throw nor call the scheduler.
@@ -58,7 +60,7 @@ struct packet_observer {
 };
 
 /// Counters of one scheduler since its construction. After all is done,
-/// submitted = committed + cancelled + aborted + settled.
+/// submitted = committed + cancelled + aborted + settled + refused + dropped.
 struct scheduler_statistics {
   std::uint64_t submitted = 0;
   std::uint64_t committed = 0;  ///< submissions that went into a packet
@@ -66,6 +68,15 @@ struct scheduler_statistics {
   std::uint64_t cancelled = 0;
   std::uint64_t aborted = 0;
   std::uint64_t settled = 0;  ///< completed without a packet: no tiles, or too large
+  std::uint64_t refused = 0;  ///< at submission: full queue, deadline that cannot be met, unknown tenant
+  std::uint64_t dropped = 0;  ///< from the queue, because the deadline could no longer be met
+  std::uint64_t missed = 0;   ///< committed, and completed after their deadline
+  /// Most places by which a submission left later than in order of arrival.
+  std::uint64_t farthest_behind = 0;
+  /// Time that submissions waited in the queue, summed, and the part of it in which the device was at work.
+  std::chrono::nanoseconds waited{0};
+  std::chrono::nanoseconds waited_hidden{0};
+  double prediction_error = 0;  ///< rolling mean over packets of |predicted - measured| / measured
   std::uint64_t packets = 0;
   std::uint64_t records = 0;
   std::uint64_t tiles = 0;

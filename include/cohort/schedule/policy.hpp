@@ -1,4 +1,4 @@
-// When to commit: the question a policy answers, and two policies that answer it. A policy sees numbers only; it knows
+// When to commit, how much, and in which order: the questions a policy answers. A policy sees numbers only; it knows
 // neither packets nor submissions.
 #pragma once
 
@@ -16,6 +16,12 @@
 
 namespace cohort::inline COHORT_ABI {
 
+/// Who goes first.
+enum class ordering : std::uint8_t {
+  arrival,  ///< first come, first served; the buckets of equal keys take turns
+  urgency,  ///< least slack first, where what exceeds a tenant's share is due when its share would have served it
+};
+
 /// What a policy is shown. At least one submission is pending when it is asked.
 struct queue_view {
   std::size_t pending = 0;      ///< submissions that wait in buckets
@@ -24,6 +30,8 @@ struct queue_view {
   std::chrono::nanoseconds work_in_flight{0};  ///< estimated device time until everything committed is complete
   const device_rates& rates;
   bool draining = false;  ///< the owner says that nothing more will be submitted
+  /// Under `ordering::urgency`: when the most urgent submission must start to be in time. Else the epoch.
+  time_point latest_start{};
 };
 
 /// What a policy answers: one packet now, of at most `max_submissions`, or nothing yet.
@@ -33,40 +41,83 @@ struct decision {
   std::uint32_t max_submissions = std::numeric_limits<std::uint32_t>::max();  ///< 0 holds
   /// While holding: when to ask again even if neither a submission nor a completion comes. Empty: not before that.
   std::optional<time_point> ask_again{};
+  /// Predicted device time after which no further record is begun.
+  std::chrono::nanoseconds max_work = std::chrono::nanoseconds::max();
 
   static constexpr decision commit_now(commit_reason why) noexcept { return {.commit = true, .reason = why}; }
   static constexpr decision hold() noexcept { return {}; }
   static constexpr decision hold_until(time_point when) noexcept { return {.ask_again = when}; }
 };
 
+/// A packet that left the device, as a policy that learns is told of it.
+struct packet_outcome {
+  std::uint32_t submissions = 0;
+  std::uint32_t missed = 0;              ///< of them, after their deadline
+  std::chrono::nanoseconds measured{0};  ///< device time
+};
+
 /// A policy is asked each time the owner could commit a packet: after submissions, completions, and at `ask_again`. It
 /// is asked again after each packet until it holds. One that holds while nothing is in flight and gives no `ask_again`
 /// stalls until the next submission.
+///
+/// Optional: `static constexpr ordering order` (by default `ordering::arrival`), and
+/// `void completed(const packet_outcome&)`.
 template <class Policy>
 concept policy = requires(Policy& p, const queue_view& queue, time_point now) {
   { p.decide(queue, now) } -> std::same_as<decision>;
 };
 
-/// Binds as late as it can without ever letting the device run dry: an idle device gets everything at once; a busy one
-/// gets another packet only while the work ahead of it is below `rates.busy_target` and fewer than `rates.max_packets`
-/// are committed. Whatever is held meets company in the meantime.
+namespace detail {
+
+template <class Policy>
+constexpr ordering order_of() {
+  if constexpr (requires { Policy::order; }) {
+    return Policy::order;
+  } else {
+    return ordering::arrival;
+  }
+}
+
+constexpr bool has_room(const queue_view& queue) noexcept {
+  return queue.packets_in_flight == 0 || queue.packets_in_flight < queue.rates.max_packets;
+}
+
+}  // namespace detail
+
+/// Binds as late as it can without ever letting the device run dry: an idle device gets a packet at once; a busy one
+/// gets another only while the work ahead of it is below `rates.busy_target` and fewer than `rates.max_packets` are
+/// committed. Whatever is held meets company in the meantime, and the most urgent goes first when its time comes. A
+/// packet ends with the record that reaches `packet_work`, so that what is urgent later finds its turn soon.
 struct late_binding {
+  static constexpr ordering order = ordering::urgency;
+
+  /// Predicted device time that fills a packet; 0: the larger of `rates.busy_target` and 16 times the overhead.
+  std::chrono::nanoseconds packet_work{0};
+
   decision decide(const queue_view& queue, time_point now) const noexcept {
-    const device_rates& rates = queue.rates;
-    if (queue.packets_in_flight == 0) return decision::commit_now(commit_reason::idle_device);
-    if (queue.packets_in_flight >= rates.max_packets) return decision::hold();
-    if (queue.work_in_flight < rates.busy_target) return decision::commit_now(commit_reason::keep_busy);
-    // The device works meanwhile: the time comes at which what is left is less than the target.
     using std::chrono::nanoseconds;
+    const device_rates& rates = queue.rates;
+    if (queue.packets_in_flight == 0) return packet(queue, commit_reason::idle_device);
+    if (queue.packets_in_flight >= rates.max_packets) return decision::hold();
+    if (queue.work_in_flight < rates.busy_target) return packet(queue, commit_reason::keep_busy);
+    // The device works meanwhile: the time comes at which what is left is less than the target.
     return decision::hold_until(now + (queue.work_in_flight - rates.busy_target) + nanoseconds{1});
+  }
+
+private:
+  decision packet(const queue_view& queue, commit_reason why) const noexcept {
+    decision verdict = decision::commit_now(why);
+    const auto usual = queue.rates.packet_overhead > queue.rates.busy_target / 16 ? 16 * queue.rates.packet_overhead
+                                                                                  : queue.rates.busy_target;
+    verdict.max_work = packet_work.count() > 0 ? packet_work : usual;
+    return verdict;
   }
 };
 
 /// Commits whenever fewer than `rates.max_packets` are in flight, whatever they hold: least waiting, least company.
 struct immediate {
   decision decide(const queue_view& queue, time_point) const noexcept {
-    const bool room = queue.packets_in_flight == 0 || queue.packets_in_flight < queue.rates.max_packets;
-    return room ? decision::commit_now(commit_reason::has_room) : decision::hold();
+    return detail::has_room(queue) ? decision::commit_now(commit_reason::has_room) : decision::hold();
   }
 };
 

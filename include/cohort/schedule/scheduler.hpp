@@ -12,16 +12,20 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/schedule/coalescer.hpp>
+#include <cohort/schedule/device_backlog.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
+#include <cohort/schedule/latency_model.hpp>
 #include <cohort/schedule/packet.hpp>
 #include <cohort/schedule/packet_builder.hpp>
 #include <cohort/schedule/packet_report.hpp>
+#include <cohort/schedule/pairing_heap.hpp>
 #include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/submission.hpp>
-#include <cohort/schedule/work_estimate.hpp>
+#include <cohort/schedule/tenant_table.hpp>
 #include <cohort/schedule/work_share.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <chrono>
 #include <cstddef>
@@ -47,13 +51,16 @@ struct scheduler_options {
   std::uint32_t max_fused_rows = 4096;  ///< sum of `rows` in one record; a single taller member has a record of its own
   std::uint32_t max_members = 1024;     ///< submissions in one record; 0 counts as 1, more than 65535 as 65535
   std::size_t expected_keys = 256;      ///< different keys pending together for which memory is taken up front
+  /// Submissions by which one may be overtaken before it goes first whatever its slack: nobody starves.
+  std::uint64_t max_overtaken = 16'384;
 };
 
 /// Decides what is computed together and when. All times are passed in and should not run backwards.
 ///
-/// Complexity: `submit` and `cancel` O(1); `next` and `complete` O(1) per submission that they move.
-/// Memory: allocates in its constructor, and in `submit` and `next` when more keys or packets are in use than ever
-/// before (`std::bad_alloc` leaves everything as it was). Thread-safety: none; distinct schedulers are independent.
+/// Complexity, with n pending: `submit` O(1); what leaves, by whatever way, costs O(log n) amortised.
+/// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, packets, op types or
+/// tenants are in use than ever before (`std::bad_alloc` leaves everything as it was). Thread-safety: none; distinct
+/// schedulers are independent.
 template <policy Policy = late_binding>
 class scheduler {
 public:
@@ -66,10 +73,10 @@ public:
         max_fused_rows_(options.max_fused_rows),
         max_members_(std::clamp(options.max_members, 1u, std::uint32_t{std::numeric_limits<std::uint16_t>::max()})),
         most_per_packet_(options.coalesce == coalescing::none ? 1 : std::numeric_limits<std::uint32_t>::max()),
+        max_overtaken_(options.max_overtaken),
         policy_(std::move(policy)),
-        queue_(ops, options.coalesce == coalescing::fuse_and_pack, options.expected_keys),
-        estimate_(rates),
-        share_(rates) {
+        queue_(ops, options.coalesce == coalescing::fuse_and_pack, options.expected_keys, order),
+        model_(rates, ops.size()) {
     flights_.reserve(std::clamp(rates.max_packets, 4u, 1024u));
   }
 
@@ -78,29 +85,105 @@ public:
   scheduler(const scheduler&) = delete;
   scheduler& operator=(const scheduler&) = delete;
 
+  // -- tenants
+  // ---------------------------------------------------------------------------------------------------------
+
+  /// Adds a tenant, or gives it other options: for what comes, and for what waits before its queue. Tenant 0 exists.
+  void set_tenant(tenant_id id, const tenant_options& options) {
+    tenants_.set(id, options);
+    look_at(tenants_[id]);
+  }
+
+  /// Refuses what comes from a tenant from now on; what it has inside goes on.
+  void remove_tenant(tenant_id id) noexcept { tenants_.remove(id); }
+
+  /// Counters of a tenant that was added once.
+  tenant_statistics statistics_of(tenant_id id) const noexcept { return tenants_.statistics(id); }
+  std::size_t tenants() const noexcept { return tenants_.size(); }
+
+  // -- submissions
+  // -----------------------------------------------------------------------------------------------------
+
   /// Takes a submission in: created -> pending. Preconditions: state `created`; `op_index` lies in the op set,
   /// `op_bytes` is that op's size; `op->check()` has passed. Node and descriptor stay where they are until the
   /// submission is done or, for the descriptor, committed.
+  ///
+  /// A submission may be refused: it is done then, and found in `take_settled`. Errors: `errc::tenant_removed`,
+  /// `errc::tenant_queue_full`; of a tenant that drops late work also `errc::deadline_passed` and
+  /// `errc::deadline_unreachable`. A scheduler with nothing inside admits everything whose deadline lies ahead, so that
+  /// a wrong prediction corrects itself.
   void submit(submission& one, time_point now) {
     assert(one.state == submission_state::created);
     assert(one.op_index < ops_.size() && (one.op_bytes + 15) / 16 * 16 == ops_[one.op_index].stride);
+    model_.reserve(one.op_index);
     one.next = nullptr;  // the inbox may have left its links
     one.previous = nullptr;
+    one.bucket = nullptr;
     one.arrived = now;
-    queue_.add(one);
-    share_.pending(one.cost);
+    one.sequence = 0;
+    one.droppable = false;
+    if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
+    detail::tenant_state& tenant = tenants_[one.tenant];
+
+    const std::int64_t at = since_epoch(now);
+    const std::int64_t usual = at + static_cast<std::int64_t>(std::min(tenant.target_ns, farthest_target));
+    const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
+    one.deadline = time_point{std::chrono::nanoseconds{deadline}};
+    one.charged_ns = model_.predict(one.op_index, model_.roofline(one.cost), false);
+    one.work_ns = one.charged_ns + model_.overhead();
+    one.latest_start = deadline - static_cast<std::int64_t>(one.work_ns);
+    if (tenant.when_late == late_work::drop) {
+      if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
+      if (!idle()) {
+        if (at + backlog_.left(now).count() > one.latest_start) return refuse(one, errc::deadline_unreachable, tenant);
+        one.droppable = true;
+      }
+    }
+    const bool full = tenant.pending >= tenant.queue_capacity;
+    if (full && tenant.when_full == full_queue::reject) return refuse(one, errc::tenant_queue_full, tenant);
+
+    const bool wait = full || tenant.aside.front() != nullptr;
+    if (!wait) queue_.reserve(one);  // nothing below allocates
+    const double paid = tenants_.charge(tenant, one.charged_ns, static_cast<double>(at));
+    one.turn.due = std::max(deadline, static_cast<std::int64_t>(paid));
+    if (deadline == usual) {  // predictions change, and must not make a tenant's submissions overtake each other
+      one.turn.due = std::max(one.turn.due, tenant.last_due);
+      tenant.last_due = one.turn.due;
+    }
+    one.busy_before = busy(now);
+    if (wait) {
+      tenant.aside.push_back(one);
+      ++aside_;
+    } else {
+      queue_.add(one);
+      ++tenant.pending;
+    }
+    if (one.droppable) expiry_.insert(one);
+    share_.pending(model_.roofline(one.cost));
     one.state = submission_state::pending;
     ++statistics_.submitted;
+    ++tenant.counters.submitted;
   }
 
   /// Takes a pending submission out: it is done with `errc::cancelled`, and the caller tells its waiter. False when it
   /// is not pending: nothing changes; committed work completes as usual.
   bool cancel(submission& one) noexcept {
     if (one.state != submission_state::pending) return false;
-    withdraw(one);
-    finish(one, errc::cancelled);
+    withdraw(one, errc::cancelled);
     ++statistics_.cancelled;
     return true;
+  }
+
+  /// Drops what can no longer meet its deadline: it is found in `take_settled`. To be called when the time of
+  /// `ask_again` has come, also while the backend has no room. Returns whether anything was dropped.
+  bool expire(time_point now) noexcept {
+    bool any = false;
+    while (submission* const one = expiry_.front()) {
+      if (one->latest_start >= since_epoch(now)) break;
+      drop(*one);
+      any = true;
+    }
+    return any;
   }
 
   /// Asks the policy, and when it says so forms one packet in `storage`; its members are committed under its sequence
@@ -111,6 +194,8 @@ public:
   std::span<const std::byte> next(time_point now, std::span<std::byte> storage) {
     if (flights_.size() == flights_.capacity()) flights_.reserve(2 * flights_.size());
     ask_again_.reset();
+    expire(now);
+    let_in();
     while (queue_.size() > 0) {
       const queue_view view = look(now);
       const decision verdict = policy_.decide(view, now);
@@ -118,7 +203,8 @@ public:
         ask_again_ = verdict.ask_again;
         break;
       }
-      flight packet = fill(storage, std::min(verdict.max_submissions, most_per_packet_));
+      flight packet = fill(storage, std::min(verdict.max_submissions, most_per_packet_),
+                           static_cast<double>(verdict.max_work.count()), view, now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
     }
@@ -126,18 +212,43 @@ public:
   }
 
   /// A packet left the device: its members are done with `result`. Returns them linked by `next`, by record and within
-  /// a record by arrival; null for a sequence number that is not in flight.
+  /// a record by urgency; null for a sequence number that is not in flight.
   submission* complete(std::uint32_t sequence, error_code result, time_point now) noexcept {
     const auto found = std::find_if(flights_.begin(), flights_.end(),
                                     [sequence](const flight& packet) { return packet.sequence == sequence; });
     if (found == flights_.end()) return nullptr;
     submission* const members = found->members.release();
+    backlog_.completed(nanoseconds(found->work_ns), now);
     submissions_in_flight_ -= found->count;
-    backlog_.completed(found->work, now);
     share_.gone(found->weight);
+    // Packets run one after the other: this one began when it was committed, or when the one before it was through.
+    const auto measured = std::max(now - std::max(found->committed, last_completion_), clock::duration::zero());
+    last_completion_ = std::max(now, last_completion_);
+    const double measured_ns = result.failed() ? 0 : static_cast<double>(measured.count());
+    model_.measured(found->parts.data(), found->part_count, found->work_ns, measured_ns);
+    std::uint32_t missed = 0;
+    const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
+    for (submission* one = members; one != nullptr; one = one->next) {
+      detail::tenant_state& tenant = tenants_[one->tenant];
+      tenants_.serve(tenant, one->charged_ns, share > 0 ? one->work_ns * share : measured_ns / found->count);
+      tenant.in_flight_ns -= one->work_ns;
+      if (--tenant.in_flight == 0) tenant.in_flight_ns = 0;  // no rounding error lives for long
+      ++tenant.counters.completed;
+      if (now > one->deadline) {
+        ++missed;
+        ++tenant.counters.missed;
+      }
+      departed(tenant);
+      finish(*one, result);
+    }
+    statistics_.missed += missed;
+    statistics_.prediction_error = model_.error();
+    if constexpr (requires(const packet_outcome& outcome) { policy_.completed(outcome); }) {
+      policy_.completed(packet_outcome{found->count, missed, measured});
+    }
     *found = flights_.back();
     flights_.pop_back();
-    for (submission* one = members; one != nullptr; one = one->next) finish(*one, result);
+    if (flights_.empty()) busy_sum_ += (now - busy_since_).count();
     return members;
   }
 
@@ -149,30 +260,42 @@ public:
     return members;
   }
 
-  /// Submissions that `next` finished without a packet since the last call, linked by `next` in order: with success
-  /// when their op has no tiles, with `errc::op_too_large` when it would not fit an empty packet.
+  /// Submissions that ended without a packet since the last call, linked by `next` in order: refused by `submit`,
+  /// dropped, or finished by `next` with success when their op has no tiles and with `errc::op_too_large` when it would
+  /// not fit an empty packet.
   submission* take_settled() noexcept { return settled_.release(); }
 
-  /// Everything pending is done with `result`: linked by `next` in order of arrival. What is in flight stays there.
+  /// Everything pending is done with `result`: linked by `next`, what is in the queue in order of arrival, then what
+  /// waits before it by tenant. What is in flight stays there.
   submission* abort_pending(error_code result) noexcept {
     detail::submission_chain all;
-    while (submission* const one = queue_.oldest()) {
-      withdraw(*one);
-      finish(*one, result);
-      all.push_back(*one);
+    const auto abort = [&](submission& one) {
+      withdraw(one, result);
+      all.push_back(one);
       ++statistics_.aborted;
+    };
+    while (submission* const one = queue_.oldest()) abort(*one);
+    for (tenant_id id = 0; aside_ > 0; ++id) {
+      while (submission* const one = tenants_[id].aside.front()) abort(*one);
     }
     ask_again_.reset();
     return all.release();
   }
 
-  /// When a policy that holds wants `next` called again even if nothing happens. Valid until the next call of `next`.
-  std::optional<time_point> ask_again() const noexcept { return ask_again_; }
+  /// When `next` or, with no room in the backend, `expire` is to be called even if nothing happens: because a policy
+  /// that holds said so, or because something pending will have to be dropped.
+  std::optional<time_point> ask_again() const noexcept {
+    const submission* const first = expiry_.front();
+    if (first == nullptr) return ask_again_;
+    const time_point drop_at{std::chrono::nanoseconds{first->latest_start + 1}};
+    return ask_again_ ? std::min(*ask_again_, drop_at) : drop_at;
+  }
 
   /// Tells the policy that nothing more will be submitted (or takes it back). Call `next` after it.
   void drain_mode(bool draining) noexcept { draining_ = draining; }
 
-  std::size_t pending() const noexcept { return queue_.size(); }
+  /// With those that wait before the queue.
+  std::size_t pending() const noexcept { return queue_.size() + aside_; }
   std::size_t packets_in_flight() const noexcept { return flights_.size(); }
   std::size_t submissions_in_flight() const noexcept { return submissions_in_flight_; }
 
@@ -184,21 +307,52 @@ public:
 
   const scheduler_statistics& statistics() const noexcept { return statistics_; }
 
+  /// What was learned of the device.
+  const latency_model& latencies() const noexcept { return model_; }
+
   Policy& used_policy() noexcept { return policy_; }
 
 private:
+  static constexpr ordering order = detail::order_of<Policy>();
+  static constexpr double farthest_target = 1e15;  // ns, eleven days: sums with it stay far from overflow
+
+  struct by_latest_start {
+    bool operator()(const submission& a, const submission& b) const noexcept { return a.latest_start < b.latest_start; }
+  };
+
   /// One committed packet.
   struct flight {
     std::uint32_t sequence = 0;
     std::uint32_t count = 0;
     std::uint32_t fused = 0;
+    std::uint32_t part_count = 0;
     detail::submission_chain members{};
     time_point oldest = time_point::max();
-    std::chrono::nanoseconds work{0};
-    std::int64_t weight = 0;  ///< of its members, as `work_share` counts
+    time_point committed{};
+    time_point first_deadline = time_point::max();
+    double work_ns = 0;       // predicted
+    double records_ns = 0;    // predicted, without overhead
+    std::int64_t weight = 0;  // of its members, as `work_share` counts
+    // By class. Records of further classes count in the packet's time and teach nothing.
+    std::array<latency_model::part, 8> parts{};
   };
 
   enum class outcome : std::uint8_t { placed, settled, full };
+
+  static std::int64_t since_epoch(time_point t) noexcept {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(t.time_since_epoch()).count();
+  }
+
+  static std::chrono::nanoseconds nanoseconds(double ns) noexcept {
+    return std::chrono::nanoseconds{static_cast<std::int64_t>(std::clamp(ns, 0.0, 3.6e12))};
+  }
+
+  bool idle() const noexcept { return flights_.empty() && pending() == 0; }
+
+  /// Nanoseconds in which packets were in flight.
+  std::int64_t busy(time_point now) const noexcept {
+    return flights_.empty() ? busy_sum_ : busy_sum_ + (now - busy_since_).count();
+  }
 
   queue_view look(time_point now) const noexcept {
     return {.pending = queue_.size(),
@@ -206,32 +360,36 @@ private:
             .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
             .work_in_flight = backlog_.left(now),
             .rates = rates_,
-            .draining = draining_};
+            .draining = draining_,
+            .latest_start = time_point{std::chrono::nanoseconds{queue_.front()->turn.due}}};
   }
 
   /// Fills a packet from the buckets in their turn. An empty result has settled at least one submission.
-  flight fill(std::span<std::byte> storage, std::uint32_t budget) noexcept {
-    flight packet{.sequence = detail::next_sequence(sequence_)};
+  flight fill(std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, const queue_view& view,
+              time_point now) noexcept {
+    flight packet{.sequence = detail::next_sequence(sequence_), .committed = now, .work_ns = model_.overhead()};
     builder_.begin(storage, packet.sequence);
-    estimate_.begin_packet();
+    if constexpr (order == ordering::urgency) {
+      submission& oldest = *queue_.oldest();
+      if (queue_.behind(oldest) > max_overtaken_) queue_.promote(oldest, 0);
+    }
+    const std::int64_t begins = since_epoch(now + view.work_in_flight);
+    const detail::bucket* served = nullptr;
     while (detail::bucket* const turn = queue_.front()) {
-      const std::uint32_t before = packet.count;
-      outcome last = outcome::placed;
+      const outcome last = place(*turn, packet, budget - packet.count, begins, now);
+      if (last == outcome::placed) served = turn;
+      const bool enough = packet.count == budget || packet.work_ns >= max_work_ns;
+      if (last != outcome::full && !enough) continue;
       // An emptied bucket has left the queue, and may be looked at: its memory is never given back.
-      while (last != outcome::full && packet.count < budget && !turn->members.empty()) {
-        last = place(*turn, packet, budget - packet.count);
-      }
-      if (!turn->members.empty()) {
-        if (packet.count > before) queue_.to_back(*turn);
-        break;
-      }
-      if (packet.count == budget) break;
+      if (served == turn && !turn->members.empty()) queue_.to_back(*turn);
+      break;
     }
     return packet;
   }
 
   /// Makes one record of the first members of a bucket.
-  outcome place(detail::bucket& from, flight& packet, std::uint32_t budget) noexcept {
+  outcome place(detail::bucket& from, flight& packet, std::uint32_t budget, std::int64_t begins,
+                time_point now) noexcept {
     const op_info& info = ops_[from.op_index];
     const std::uint32_t room = builder_.room(info.stride);
     if (room == 0) {
@@ -241,52 +399,119 @@ private:
     }
     const std::uint32_t most = from.fusable ? std::min({room, max_members_, budget}) : 1;
     builder_.open(from.op_index, info.stride);
-    estimate_.begin_record();
+    detail::submission_chain taken;
     std::uint64_t rows = 0;
+    double flops = 0;  // in double: sums of hostile costs must not wrap
+    double bytes = 0;
     std::int64_t weight = 0;
-    const submission* one = from.members.front();
-    do {
+    while (builder_.member_count() < most) {
+      submission* const one = from.members.front();
+      if (one == nullptr || (rows > 0 && rows + one->rows > max_fused_rows_)) break;
+      const bool late =
+          one->droppable && begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead()) > one->latest_start;
+      if (late || over_cap(*one)) {
+        if (late) {
+          drop(*one, false);
+        } else {
+          set_aside(*one);
+        }
+        continue;
+      }
+      queue_.take(*one);
       builder_.append(one->op, one->op_bytes);
-      estimate_.add_member(one->cost);
-      weight += share_.weight(one->cost);
       rows += one->rows;
-      one = one->next;
-    } while (one != nullptr && builder_.member_count() < most && rows + one->rows <= max_fused_rows_);
+      flops += static_cast<double>(one->cost.flops);
+      // `op_cost` does not say how many of its bytes are shared weights, and the ops worth fusing are those whose
+      // weights outweigh the rest: the largest member's bytes count once.
+      bytes = std::max(bytes, static_cast<double>(one->cost.bytes));
+      weight += detail::work_share::weight(model_.roofline(one->cost));
+      taken.push_back(*one);
+    }
 
     const std::uint32_t count = builder_.member_count();
-    const std::uint32_t tiles =
-        info.plan(builder_.members(), count, {.workers = share_.of(shape_.workers, weight), .host = shape_.host});
-    if (tiles == 0) {
-      builder_.drop();
-      for (std::uint32_t i = 0; i < count; ++i) settle(*from.members.front(), {});
-      return outcome::settled;
-    }
-    if (!builder_.close(tiles)) {
-      builder_.drop();
+    const machine_shape part{.workers = share_.of(shape_.workers, weight), .host = shape_.host};
+    const std::uint32_t tiles = count == 0 ? 0 : info.plan(builder_.members(), count, part);
+    const bool closed = tiles > 0 && builder_.close(tiles);
+    if (!closed) builder_.drop();
+    if (tiles > 0 && !closed) {
+      for (submission* one = taken.release(); one != nullptr;) {
+        queue_.put_back(from, *std::exchange(one, std::exchange(one->next, nullptr)));
+      }
+      queue_.settle(from);
       return outcome::full;
     }
-    estimate_.end_record();
-    packet.oldest = std::min(packet.oldest, from.members.front()->arrived);
-    packet.count += count;
-    packet.weight += weight;
-    if (count > 1) packet.fused += count;
-    for (std::uint32_t i = 0; i < count; ++i) {
-      submission& member = *from.members.front();
-      queue_.remove(member);
-      member.state = submission_state::committed;
-      member.sequence = packet.sequence;
-      packet.members.push_back(member);
+    queue_.settle(from);
+    if (tiles == 0) {
+      for (submission* one = taken.release(); one != nullptr;) {
+        submission& idle = *std::exchange(one, one->next);
+        gone(idle, {});
+        settled_.push_back(idle);
+        ++statistics_.settled;
+      }
+      return outcome::settled;
     }
+    packet.weight += weight;
+    account(packet, from.op_index, model_.roofline(flops, bytes), count, taken, now);
     return outcome::placed;
+  }
+
+  /// A record was closed: its members are committed.
+  void account(flight& packet, std::uint16_t op, double roofline, std::uint32_t count, detail::submission_chain& taken,
+               time_point now) noexcept {
+    const bool company = builder_.records() > 1;
+    if (company && builder_.records() == 2) {  // the first record has company after all
+      latency_model::part& first = packet.parts[0];
+      first.company = true;
+      const double together = model_.predict(first.op, first.roofline_ns, true);
+      packet.work_ns += together - first.predicted_ns;
+      packet.records_ns += together - first.predicted_ns;
+      first.predicted_ns = together;
+    }
+    const double predicted = model_.predict(op, roofline, company);
+    packet.work_ns += predicted;
+    packet.records_ns += predicted;
+    const auto end = packet.parts.begin() + packet.part_count;
+    const auto known = std::find_if(packet.parts.begin(), end, [&](const latency_model::part& one) {
+      return one.op == op && latency_model::same_octave(one.roofline_ns, roofline);
+    });
+    if (known != end) {
+      known->records += 1;
+      known->predicted_ns += predicted;
+    } else if (packet.part_count < packet.parts.size()) {
+      packet.parts[packet.part_count++] = {
+          .op = op, .company = company, .records = 1, .roofline_ns = roofline, .predicted_ns = predicted};
+    }
+
+    packet.count += count;
+    if (count > 1) packet.fused += count;
+    for (submission* one = taken.first; one != nullptr; one = one->next) {
+      detail::tenant_state& tenant = tenants_[one->tenant];
+      unexpire(*one);
+      one->work_ns = predicted / count;
+      one->state = submission_state::committed;
+      one->sequence = packet.sequence;
+      --tenant.pending;
+      ++tenant.in_flight;
+      tenant.in_flight_ns += one->work_ns;
+      if (tenant.aside.front() != nullptr) look_at(tenant);
+      packet.oldest = std::min(packet.oldest, one->arrived);
+      packet.first_deadline = std::min(packet.first_deadline, one->deadline);
+      const std::int64_t waited = (now - one->arrived).count();
+      statistics_.waited += std::chrono::nanoseconds{waited};
+      statistics_.waited_hidden += std::chrono::nanoseconds{std::min(waited, busy(now) - one->busy_before)};
+      statistics_.farthest_behind = std::max(statistics_.farthest_behind, queue_.behind(*one));
+    }
+    packet.members.append(taken);
   }
 
   std::span<const std::byte> commit(flight& packet, const queue_view& before, commit_reason reason, time_point now) {
     const std::span<const std::byte> bytes = builder_.finish();
-    packet.work = estimate_.packet();
     sequence_before_ = std::exchange(sequence_, packet.sequence);
+    if (flights_.empty()) busy_since_ = now;
     flights_.push_back(packet);
     submissions_in_flight_ += packet.count;
-    backlog_.committed(packet.work, now);
+    const auto work = nanoseconds(packet.work_ns);
+    backlog_.committed(work, now);
 
     statistics_.committed += packet.count;
     statistics_.fused += packet.fused;
@@ -307,27 +532,120 @@ private:
                                    .oldest_wait = std::max(now - packet.oldest, clock::duration::zero()),
                                    .packets_in_flight_before = before.packets_in_flight,
                                    .work_in_flight_before = before.work_in_flight,
-                                   .estimated_work = packet.work,
-                                   .left_pending = queue_.size()});
+                                   .estimated_work = work,
+                                   .left_pending = queue_.size(),
+                                   .least_slack = packet.first_deadline - now - before.work_in_flight - work});
     }
     return bytes;
   }
 
+  // -- ways out of the queue
+  // -------------------------------------------------------------------------------------------
+
+  void refuse(submission& one, errc why) noexcept {
+    finish(one, why);
+    settled_.push_back(one);
+    ++statistics_.submitted;
+    ++statistics_.refused;
+  }
+
+  void refuse(submission& one, errc why, detail::tenant_state& tenant) noexcept {
+    ++tenant.counters.submitted;
+    ++tenant.counters.refused;
+    refuse(one, why);
+  }
+
   void settle(submission& one, error_code result) noexcept {
-    withdraw(one);
-    finish(one, result);
+    withdraw(one, result);
     settled_.push_back(one);
     ++statistics_.settled;
   }
 
-  void withdraw(submission& one) noexcept {
-    queue_.remove(one);
-    share_.gone(share_.weight(one.cost));
+  void drop(submission& one, bool settle_bucket = true) noexcept {
+    ++tenants_[one.tenant].counters.dropped;
+    withdraw(one, errc::dropped, settle_bucket);
+    settled_.push_back(one);
+    ++statistics_.dropped;
+  }
+
+  /// Ends a pending submission, wherever it waits.
+  void withdraw(submission& one, error_code result, bool settle_bucket = true) noexcept {
+    if (one.bucket == nullptr) {
+      detail::tenant_state& tenant = tenants_[one.tenant];
+      tenant.aside.erase(one);
+      --aside_;
+      ++tenant.pending;  // `gone` counts it out
+    } else if (settle_bucket) {
+      queue_.remove(one);
+    } else {
+      queue_.take(one);
+    }
+    gone(one, result);
+  }
+
+  /// A pending submission has left the queue without service.
+  void gone(submission& one, error_code result) noexcept {
+    detail::tenant_state& tenant = tenants_[one.tenant];
+    unexpire(one);
+    --tenant.pending;
+    tenants_.refund(tenant, one.charged_ns);
+    share_.gone(detail::work_share::weight(model_.roofline(one.cost)));
+    departed(tenant);
+    finish(one, result);
+  }
+
+  void departed(detail::tenant_state& tenant) noexcept {
+    tenants_.left(tenant);
+    if (tenant.aside.front() != nullptr) look_at(tenant);
+  }
+
+  void unexpire(submission& one) noexcept {
+    if (one.droppable) expiry_.erase(one);
+    one.droppable = false;
   }
 
   static void finish(submission& one, error_code result) noexcept {
     one.state = submission_state::done;
     one.result = result;
+  }
+
+  // -- before the queue
+  // ------------------------------------------------------------------------------------------------
+
+  bool over_cap(const submission& one) const noexcept {
+    const detail::tenant_state& tenant = tenants_[one.tenant];
+    return tenant.in_flight > 0 && tenant.in_flight_ns + one.charged_ns > tenant.in_flight_cap_ns;
+  }
+
+  void set_aside(submission& one) noexcept {
+    detail::tenant_state& tenant = tenants_[one.tenant];
+    queue_.take(one);
+    --tenant.pending;
+    tenant.aside.push_back(one);
+    ++aside_;
+  }
+
+  void look_at(detail::tenant_state& tenant) noexcept {
+    if (tenant.to_look_at) return;
+    tenant.to_look_at = true;
+    tenant.next_to_look_at = to_look_at_;
+    to_look_at_ = &tenant;
+  }
+
+  /// Lets those in who wait before a queue that has room again.
+  void let_in() {
+    while (detail::tenant_state* const tenant = to_look_at_) {
+      while (submission* const one = tenant->aside.front()) {
+        if (tenant->pending >= tenant->queue_capacity || over_cap(*one)) break;
+        queue_.reserve(*one);
+        tenant->aside.erase(*one);
+        --aside_;
+        queue_.add(*one);
+        ++tenant->pending;
+      }
+      to_look_at_ = tenant->next_to_look_at;
+      tenant->to_look_at = false;
+    }
   }
 
   std::span<const op_info> ops_;
@@ -336,10 +654,14 @@ private:
   std::uint32_t max_fused_rows_;
   std::uint32_t max_members_;
   std::uint32_t most_per_packet_;
+  std::uint64_t max_overtaken_;
   Policy policy_;
   detail::coalescer queue_;
+  detail::pairing_heap<submission, &submission::expiry, by_latest_start> expiry_;
+  detail::tenant_table tenants_;
+  detail::tenant_state* to_look_at_ = nullptr;
   packet_builder builder_;
-  detail::work_estimate estimate_;
+  latency_model model_;
   detail::device_backlog backlog_;
   detail::work_share share_;
   std::vector<flight> flights_;  // a handful, in no order: a linear search over them beats any map
@@ -347,6 +669,10 @@ private:
   std::uint32_t sequence_ = 0;  // of the newest packet
   std::uint32_t sequence_before_ = 0;
   std::size_t submissions_in_flight_ = 0;
+  std::size_t aside_ = 0;
+  time_point last_completion_{};
+  time_point busy_since_{};
+  std::int64_t busy_sum_ = 0;
   std::optional<time_point> ask_again_{};
   bool draining_ = false;
   packet_observer observer_{};

@@ -5,6 +5,7 @@
 #include <cohort/config.hpp>
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
+#include <cohort/schedule/pairing_heap.hpp>
 
 #include <chrono>
 #include <cstdint>
@@ -26,11 +27,21 @@ enum class submission_state : std::uint8_t {
   done,       ///< result is set; the waiter may be told
 };
 
+/// Order among the pending: by `due`, then first come first served.
+struct rank {
+  std::int64_t due = 0;  ///< nanoseconds of `clock`; 0 for all where the order is that of arrival
+  std::uint64_t ticket = 0;
+
+  friend constexpr bool operator<(const rank& a, const rank& b) noexcept {
+    return a.due != b.due ? a.due < b.due : a.ticket < b.ticket;
+  }
+};
+
 /// A node of every list that a submission passes through. `next` and `previous` serve one list at a time; `older` and
-/// `newer` are the scheduler's second list, of everything pending by arrival.
+/// `newer` are the scheduler's second list, of everything that waits in buckets, by arrival.
 struct submission {
   submission* next = nullptr;
-  submission* previous = nullptr;  ///< valid while pending: cancellation unlinks in O(1)
+  submission* previous = nullptr;  ///< scheduler's own, while it waits before the queue
 
   const void* op = nullptr;  ///< the descriptor, of `op_info::stride` readable bytes rounded down to the type's size
   std::uint32_t op_bytes = 0;
@@ -41,11 +52,24 @@ struct submission {
   coalescing_key key{};
   op_cost cost{};
 
-  time_point arrived{};         ///< set by the scheduler when the submission is handed in
-  void* bucket = nullptr;       ///< scheduler's own, while pending
-  submission* older = nullptr;  ///< scheduler's own, while pending
-  submission* newer = nullptr;  ///< scheduler's own, while pending
-  std::uint32_t sequence = 0;   ///< packet it was committed in; 0 when it never was
+  /// When the result is wanted. The scheduler shortens it to the tenant's target, and never lengthens it.
+  time_point deadline = time_point::max();
+
+  time_point arrived{};        ///< set by the scheduler when the submission is handed in
+  std::uint32_t sequence = 0;  ///< packet it was committed in; 0 when it never was
+
+  // The scheduler's own, while the submission is inside.
+  void* bucket = nullptr;  ///< null while it waits before the queue
+  submission* older = nullptr;
+  submission* newer = nullptr;
+  detail::heap_links<submission> order{};   ///< in its bucket
+  detail::heap_links<submission> expiry{};  ///< among all that may be dropped
+  rank turn{};
+  std::int64_t latest_start = 0;  ///< nanoseconds of `clock` at which it is dropped
+  double work_ns = 0;     ///< predicted alone, with the packet's overhead; its share of its record once committed
+  double charged_ns = 0;  ///< what its tenant was charged with
+  std::int64_t busy_before = 0;  ///< nanoseconds that the device had been at work when it was handed in
+  bool droppable = false;
 
   error_code result{};
 };

@@ -2,10 +2,7 @@
 // of what it is told; the scheduler enters.
 #pragma once
 
-#include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
-#include <cohort/op.hpp>
-#include <cohort/schedule/work_estimate.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -19,14 +16,10 @@ namespace cohort::inline COHORT_ABI::detail {
 /// it, each taken as if it were alone (so that fused members and others are counted in one unit).
 class work_share {
 public:
-  explicit work_share(const device_rates& rates) noexcept : estimate_(rates) {}
+  /// What an op counts that takes `ns` alone: picoseconds, at least one, so that what costs nothing counts by number.
+  static std::int64_t weight(double ns) noexcept { return 1 + static_cast<std::int64_t>(1e3 * std::min(ns, 1e9)); }
 
-  /// Picoseconds that an op takes alone, at least one: what costs nothing counts by its number.
-  std::int64_t weight(const op_cost& cost) const noexcept {
-    return 1 + static_cast<std::int64_t>(1e3 * std::min(estimate_.alone_ns(cost), 1e9));
-  }
-
-  void pending(const op_cost& cost) noexcept { around_ += weight(cost); }
+  void pending(double ns) noexcept { around_ += weight(ns); }
   /// Left without having run, or its packet is complete.
   void gone(std::int64_t weight) noexcept { around_ -= weight; }
 
@@ -38,7 +31,6 @@ public:
   }
 
 private:
-  work_estimate estimate_;
   std::int64_t around_ = 0;
 };
 

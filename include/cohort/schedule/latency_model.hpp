@@ -1,0 +1,182 @@
+// How long work takes: op costs turned into time by a device's rates, corrected by what was measured. Distributions are
+// kept by class, in bounded memory, and the model counts its own error. No clock, no device: it is told.
+#pragma once
+
+#include <cohort/backend/backend.hpp>
+#include <cohort/config.hpp>
+#include <cohort/op.hpp>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace cohort::inline COHORT_ABI {
+
+/// A rolling distribution of durations: four counters per octave from 16 ns to an hour, halved together whenever
+/// `window` samples are in, so that the past fades. A quantile is at most 19 % above the truth.
+class rolling_histogram {
+public:
+  static constexpr std::uint32_t window = 1024;
+
+  void add(double ns) noexcept {
+    ++counts_[slot(ns)];
+    if (++total_ < window) return;
+    total_ = 0;
+    for (auto& count : counts_) total_ += (count = static_cast<std::uint16_t>(count / 2));
+  }
+
+  /// Upper end of the counter that holds the quantile `q` of (0, 1]; 0 without samples.
+  double quantile(double q) const noexcept {
+    const double wanted = q * static_cast<double>(total_);
+    double below = 0;
+    for (std::size_t i = 0; i < counts_.size(); ++i) {
+      below += counts_[i];
+      if (below > 0 && below >= wanted) return least * std::exp2(static_cast<double>(i + 1) / per_octave);
+    }
+    return 0;
+  }
+
+  std::uint32_t samples() const noexcept { return total_; }
+
+private:
+  static constexpr double least = 16;
+  static constexpr double per_octave = 4;
+
+  static std::size_t slot(double ns) noexcept {
+    if (!(ns > least)) return 0;
+    return std::min(static_cast<std::size_t>(std::log2(ns / least) * per_octave), std::size_t{151});
+  }
+
+  std::array<std::uint16_t, 152> counts_{};
+  std::uint32_t total_ = 0;
+};
+
+/// What is known of one class of work: an op type, a power of four of its estimated time, alone in its packet or not.
+struct latency_class {
+  rolling_histogram measured;  ///< device time of a record
+  double correction = 1;       ///< measured over estimated
+  double error = 0;            ///< rolling mean of |predicted - measured| / measured
+};
+
+/// Predicts device time. Begins with the roofline of the device's rates and learns a correction by class.
+///
+/// A packet is measured as a whole: its time beyond the overhead is shared among its records as they were predicted,
+/// and each class moves an eighth of the way towards what would have made the prediction true. Packets of one class
+/// make that exact; mixed ones converge as equations in turn do (Kaczmarz, 1937).
+class latency_model {
+public:
+  explicit latency_model(const device_rates& rates, std::size_t ops)
+      : ns_per_flop_(inverse(rates.flops_per_ns)),
+        ns_per_byte_(inverse(rates.bytes_per_ns)),
+        overhead_ns_(static_cast<double>(rates.packet_overhead.count())),
+        by_op_(ops) {}
+
+  /// By the rates alone: the longer of arithmetic and memory traffic.
+  double roofline(double flops, double bytes) const noexcept {
+    return std::min(std::max(flops * ns_per_flop_, bytes * ns_per_byte_), longest_ns);
+  }
+
+  double roofline(const op_cost& cost) const noexcept {
+    return roofline(static_cast<double>(cost.flops), static_cast<double>(cost.bytes));
+  }
+
+  double overhead() const noexcept { return overhead_ns_; }
+
+  /// Whether two rooflines of one op belong to one class.
+  static bool same_octave(double a, double b) noexcept { return octave_of(a) == octave_of(b); }
+
+  /// Predicted device time, without the packet's overhead, of a record whose roofline is `ns`.
+  double predict(std::uint16_t op, double ns, bool company) const noexcept {
+    const latency_class* const known = find(op, ns, company);
+    return known == nullptr ? ns : std::min(ns * known->correction, longest_ns);
+  }
+
+  /// Makes room for the classes of one op. Called before its first record, so that measuring allocates nothing.
+  void reserve(std::uint16_t op) {
+    if (by_op_[op] == nullptr) by_op_[op] = std::make_unique<classes>();
+  }
+
+  /// One class of the records of a measured packet.
+  struct part {
+    std::uint16_t op = 0;
+    bool company = false;
+    std::uint32_t records = 0;
+    double roofline_ns = 0;   ///< of one record, the newest
+    double predicted_ns = 0;  ///< of all of them
+  };
+
+  /// Learns from a packet: `predicted_ns` with overhead. What was measured as no time at all teaches nothing.
+  void measured(const part* parts, std::size_t count, double predicted_ns, double measured_ns) noexcept {
+    if (!(measured_ns > 0) || !(predicted_ns > 0)) return;
+    ++packets_;
+    error_ += (std::abs(predicted_ns - measured_ns) / measured_ns - error_) / std::min<double>(64, packets_);
+    const double work = predicted_ns - overhead_ns_;
+    if (!(work > 0)) return;
+    const double ratio = std::clamp(std::max(measured_ns - overhead_ns_, 0.05 * measured_ns) / work, 1. / 8, 8.);
+    for (const part* one = parts; one != parts + count; ++one) {
+      latency_class* const known = find(one->op, one->roofline_ns, one->company);
+      if (known == nullptr) continue;
+      known->measured.add(one->predicted_ns * ratio / one->records);
+      known->error += (std::abs(1 / ratio - 1) - known->error) / 16;
+      // The first packets are trusted more: rates that are off by much should not last for many packets.
+      const double gain = known->measured.samples() < 8 ? 0.5 : 0.125;
+      known->correction = std::clamp(known->correction * (1 + gain * (ratio - 1)), 1. / 64, 4096.);
+    }
+  }
+
+  /// Rolling mean of |predicted - measured| / measured over packets.
+  double error() const noexcept { return error_; }
+
+  std::size_t ops() const noexcept { return by_op_.size(); }
+
+  /// Calls `visit(op, log2 of roofline ns, company, latency_class)` for every class with samples.
+  template <class Visit>
+  void for_each(Visit&& visit) const {
+    for (std::size_t op = 0; op < by_op_.size(); ++op) {
+      if (by_op_[op] == nullptr) continue;
+      for (std::size_t i = 0; i < by_op_[op]->size(); ++i) {
+        const latency_class& one = (*by_op_[op])[i];
+        if (one.measured.samples() > 0) visit(op, i / 2 * 2, i % 2 != 0, one);
+      }
+    }
+  }
+
+private:
+  /// An hour: costs beyond it are mistakes, and sums of a few such packets must stay far from overflow.
+  static constexpr double longest_ns = 3.6e12;
+  static constexpr std::size_t octaves = 16;  // two powers of two each, up to four seconds
+
+  using classes = std::array<latency_class, 2 * octaves>;
+
+  static std::size_t octave_of(double ns) noexcept {
+    return std::min(static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(ns))) / 2, octaves - 1);
+  }
+
+  /// A rate that is not a positive number means "unknown"; such work is taken for free instead of endless.
+  static double inverse(double rate) noexcept { return rate > 0 ? 1 / rate : 0; }
+
+  const latency_class* find(std::uint16_t op, double ns, bool company) const noexcept {
+    const classes* const known = by_op_[op].get();
+    if (known == nullptr) return nullptr;
+    return &(*known)[2 * octave_of(ns) + (company ? 1 : 0)];
+  }
+
+  latency_class* find(std::uint16_t op, double ns, bool company) noexcept {
+    return const_cast<latency_class*>(static_cast<const latency_model*>(this)->find(op, ns, company));
+  }
+
+  double ns_per_flop_;
+  double ns_per_byte_;
+  double overhead_ns_;
+  std::vector<std::unique_ptr<classes>> by_op_;
+  double packets_ = 0;
+  double error_ = 0;
+};
+
+}  // namespace cohort::inline COHORT_ABI

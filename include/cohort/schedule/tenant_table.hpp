@@ -1,0 +1,159 @@
+// Tenants as the scheduler sees them: what each was promised, what it holds, and how far its share of the device is
+// spent. Data and arithmetic alone.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/schedule/intrusive_list.hpp>
+#include <cohort/schedule/submission.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <limits>
+#include <string>
+
+namespace cohort::inline COHORT_ABI {
+
+/// What happens to a submission that finds its tenant's queue full.
+enum class full_queue : std::uint8_t {
+  reject,   ///< it ends with `errc::tenant_queue_full`
+  suspend,  ///< it waits before the queue until there is room: back-pressure, for the coroutine is suspended anyway
+};
+
+/// What happens to work that cannot meet its deadline.
+enum class late_work : std::uint8_t {
+  run,   ///< it runs, late
+  drop,  ///< it is refused when that is known at submission, and else leaves the queue as soon as it is known
+};
+
+/// What a tenant is made with.
+struct tenant_options {
+  std::string name = "default";
+  /// Time from submission to completion that the tenant wants to stay below.
+  std::chrono::nanoseconds latency_target = std::chrono::milliseconds(10);
+  /// Share of the device relative to the other tenants; above 0.
+  double weight = 1.0;
+  /// Submissions that may be pending together, without those that are suspended before the queue.
+  std::size_t queue_capacity = std::numeric_limits<std::size_t>::max();
+  full_queue when_full = full_queue::reject;
+  late_work when_late = late_work::run;
+  /// Most device time that the tenant may have committed at once, predicted. One submission is always allowed.
+  std::chrono::nanoseconds in_flight_cap = std::chrono::nanoseconds::max();
+};
+
+/// Counters of one tenant since it was added.
+struct tenant_statistics {
+  std::uint64_t submitted = 0;
+  std::uint64_t completed = 0;  ///< left the device
+  std::uint64_t missed = 0;     ///< of those, after their deadline
+  std::uint64_t refused = 0;    ///< at submission: full queue, unreachable or past deadline, removed tenant
+  std::uint64_t dropped = 0;    ///< from the queue
+  std::size_t pending = 0;
+  std::chrono::nanoseconds service{0};  ///< measured device time
+};
+
+namespace detail {
+
+struct tenant_state {
+  double weight = 1;
+  double target_ns = 1e7;
+  std::size_t queue_capacity = std::numeric_limits<std::size_t>::max();
+  double in_flight_cap_ns = std::numeric_limits<double>::infinity();
+  full_queue when_full = full_queue::reject;
+  late_work when_late = late_work::run;
+  bool known = false;
+  std::size_t pending = 0;  // in the coalescer
+  std::size_t in_flight = 0;
+  double in_flight_ns = 0;    // predicted
+  double paid_until_ns = 0;   // time by which the tenant's share will have served all it has submitted
+  std::int64_t last_due = 0;  // of its newest submission without a deadline of its own
+  double efficiency = 1;      // measured service over predicted service alone: below 1 for work that is fused
+  double service_ns = 0;
+  intrusive_list<submission, &submission::previous, &submission::next> aside{};  // suspended, or over the cap
+  tenant_state* next_to_look_at = nullptr;  // in a list of the scheduler's, while `to_look_at`
+  bool to_look_at = false;
+  tenant_statistics counters{};
+
+  bool active() const noexcept { return pending + in_flight > 0 || aside.front() != nullptr; }
+};
+
+/// Tenants by id. A virtual token counter for each, counted in time: `paid_until` is when the tenant's share of the
+/// device, its weight over that of all active tenants, will have served what it submitted. It is charged with predicted
+/// time at submission and corrected by measured time at completion. An idle tenant saves nothing up.
+class tenant_table {
+public:
+  tenant_table() { set(0, {}); }
+
+  /// Adds a tenant, or gives it other options. What it has inside stays.
+  void set(tenant_id id, const tenant_options& options) {
+    while (id >= all_.size()) all_.emplace_back();
+    tenant_state& one = all_[id];
+    if (one.known && one.active()) active_weight_ += options.weight - one.weight;
+    one.weight = options.weight;
+    one.target_ns = static_cast<double>(options.latency_target.count());
+    one.queue_capacity = std::max<std::size_t>(options.queue_capacity, 1);
+    one.in_flight_cap_ns = options.in_flight_cap == std::chrono::nanoseconds::max()
+                               ? std::numeric_limits<double>::infinity()
+                               : static_cast<double>(options.in_flight_cap.count());
+    one.when_full = options.when_full;
+    one.when_late = options.when_late;
+    one.known = true;
+  }
+
+  /// From now on its submissions are refused; what it has inside completes as usual.
+  void remove(tenant_id id) noexcept {
+    if (id < all_.size()) all_[id].known = false;
+  }
+
+  bool known(tenant_id id) const noexcept { return id < all_.size() && all_[id].known; }
+  std::size_t size() const noexcept { return all_.size(); }
+  tenant_state& operator[](tenant_id id) noexcept { return all_[id]; }
+  const tenant_state& operator[](tenant_id id) const noexcept { return all_[id]; }
+
+  /// A submission with `work_ns` of predicted device time enters: returns the time by which the tenant's share will
+  /// have served it.
+  double charge(tenant_state& one, double work_ns, double now_ns) noexcept {
+    if (!one.active()) {
+      active_weight_ += one.weight;
+      one.paid_until_ns = now_ns;
+      one.last_due = 0;
+    }
+    one.paid_until_ns = std::max(one.paid_until_ns, now_ns) + work_ns * one.efficiency * active_weight_ / one.weight;
+    return one.paid_until_ns;
+  }
+
+  /// A submission that was charged with `work_ns` at submission was served in `service_ns`.
+  void serve(tenant_state& one, double work_ns, double service_ns) noexcept {
+    one.service_ns += service_ns;
+    if (!(work_ns > 0) || !(service_ns > 0)) return;
+    one.paid_until_ns -= (work_ns * one.efficiency - service_ns) * active_weight_ / one.weight;
+    one.efficiency = std::clamp(one.efficiency + (service_ns / work_ns - one.efficiency) / 16, 1. / 1024, 16.);
+  }
+
+  /// A submission left without service: its charge is taken back.
+  void refund(tenant_state& one, double work_ns) noexcept {
+    one.paid_until_ns -= work_ns * one.efficiency * active_weight_ / one.weight;
+  }
+
+  /// To be called after a tenant's last submission may have left.
+  void left(const tenant_state& one) noexcept {
+    if (!one.active()) active_weight_ = std::max(active_weight_ - one.weight, 0.0);
+  }
+
+  tenant_statistics statistics(tenant_id id) const noexcept {
+    tenant_statistics counters = all_[id].counters;
+    counters.pending = all_[id].pending;
+    counters.service = std::chrono::nanoseconds{static_cast<std::int64_t>(all_[id].service_ns)};
+    return counters;
+  }
+
+private:
+  std::deque<tenant_state> all_;  // a state never moves: submissions wait in its list
+  double active_weight_ = 0;
+};
+
+}  // namespace detail
+
+}  // namespace cohort::inline COHORT_ABI
