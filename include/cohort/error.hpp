@@ -36,6 +36,7 @@ enum class errc {
   deadline_unreachable,  ///< refused at submission: predicted to finish after its deadline, even if it were next
   dropped,               ///< taken out of the queue when it could no longer finish by its deadline
   tenant_removed,        ///< the tenant was removed, or never existed
+  evicted,               ///< its op type or its tenant is a straggler, and the straggler hook chose to refuse it
 };
 
 namespace detail {
@@ -67,6 +68,7 @@ public:
       case errc::deadline_unreachable: return "the deadline cannot be met";
       case errc::dropped: return "dropped from the queue: the deadline could no longer be met";
       case errc::tenant_removed: return "the tenant was removed";
+      case errc::evicted: return "the op type or the tenant was evicted as a straggler";
     }
     return "unknown cohort error";
   }
@@ -76,6 +78,7 @@ public:
     namespace generic = boost::system::errc;
     switch (static_cast<errc>(value)) {
       case errc::queue_full:
+      case errc::evicted:
       case errc::tenant_queue_full: return generic::make_error_condition(generic::resource_unavailable_try_again);
       case errc::deadline_passed:
       case errc::deadline_unreachable:

@@ -11,8 +11,10 @@
 #include <cohort/detail/submit_awaiter.hpp>
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
+#include <cohort/schedule/observer.hpp>
 #include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/scheduler.hpp>
+#include <cohort/schedule/straggler_watch.hpp>
 #include <cohort/task.hpp>
 #include <cohort/tenant.hpp>
 
@@ -50,7 +52,9 @@ struct executor_options {
   drive driven_by = drive::thread;
   std::size_t capacity = 65'536;   ///< submissions accepted and not yet delivered; one more is told `errc::queue_full`
   scheduler_options scheduling{};  ///< what may be coalesced, and how much of it
-  packet_observer on_packet{};     ///< told of every packet, on the thread that drives; must not block
+  /// Told of what happens, on the thread that drives; must not block. Both outlive the executor; null: nobody.
+  schedule_observer* observer = nullptr;
+  straggler_watch* stragglers = nullptr;  ///< finds ops and tenants that have become slow
 };
 
 /// Schedules ops of the set `Ops` on one device.
@@ -81,7 +85,7 @@ public:
         engine_(checked(std::move(device)), options.scheduling, std::move(policy), options.capacity, &executor::deliver,
                 this) {
     tenants_.emplace_back();
-    engine_.observe(options.on_packet);
+    engine_.observe(options.observer, options.stragglers);
     engine_.deliver_inline(options.driven_by == drive::caller);
     if (options.driven_by == drive::thread) poller_ = std::thread([this] { poll_until_stopped(); });
   }

@@ -250,7 +250,7 @@ private:
     node& one = shop_.nodes[id];
     const submission_state before = one.state;
     const error_code result = one.result;
-    const bool cancelled = scheduler_.cancel(one);
+    const bool cancelled = scheduler_.cancel(one, now_);
     must(cancelled == (model_[id].state == submission_state::pending), "cancel says the wrong thing");
     if (cancelled) {
       std::erase(pending_[model_[id].group], id);
@@ -265,7 +265,7 @@ private:
   void abort(error_code result) {
     std::size_t last = 0;
     std::size_t count = 0;
-    for (const cohort::submission* one = scheduler_.abort_pending(result); one != nullptr; one = one->next) {
+    for (const cohort::submission* one = scheduler_.abort_pending(result, now_); one != nullptr; one = one->next) {
       const std::size_t id = static_cast<const node*>(one)->as_odd.id;
       must(model_[id].state == submission_state::pending, "a submission was aborted that was not pending");
       must(count == 0 || last < id, "aborted submissions are not in order of arrival");

@@ -244,7 +244,7 @@ TEST_CASE("a user's policy may hold an idle device, ask to be asked again, and l
   CHECK(b.packet(600ns).ids() == ids{0, 1});
   CHECK(b.next(600ns).empty());
   CHECK(b.s.ask_again() == b.at(800ns));  // the oldest that is left arrived at 300
-  CHECK_FALSE(b.s.cancel(second));
+  CHECK_FALSE(b.s.cancel(second, b.at(0ns)));
   CHECK(b.s.used_policy().asked == 3);
 
   b.s.drain_mode(true);
@@ -257,10 +257,10 @@ TEST_CASE("the oldest arrival that a policy sees follows cancellations") {
   auto& first = b.submit(odd, 1, 0, 100ns);
   b.submit(fused, 1, 9, 250ns);
   auto& third = b.submit(odd, 1, 0, 300ns);
-  CHECK(b.s.cancel(first));
+  CHECK(b.s.cancel(first, b.at(0ns)));
   CHECK(b.next(301ns).empty());
   CHECK(b.s.ask_again() == b.at(750ns));
-  CHECK(b.s.cancel(third));
+  CHECK(b.s.cancel(third, b.at(0ns)));
   CHECK(b.packet(750ns).ids() == ids{1});
 }
 
@@ -435,27 +435,27 @@ TEST_CASE("an op that an empty packet could not hold is done with op_too_large, 
 TEST_CASE("cancelling takes a pending submission out of the middle and leaves committed and done ones alone") {
   bench<> b;
   auto& outside = b.make(fused, 1, 7);
-  CHECK_FALSE(b.s.cancel(outside));
+  CHECK_FALSE(b.s.cancel(outside, b.at(0ns)));
   CHECK(outside.state == submission_state::created);
   for (int i = 0; i < 5; ++i) b.submit(fused, 1, 7);
   for (const std::size_t i : {3u, 1u, 5u}) {
-    CHECK(b.s.cancel(b.nodes[i]));
+    CHECK(b.s.cancel(b.nodes[i], b.at(0ns)));
     CHECK(b.nodes[i].state == submission_state::done);
     CHECK(b.nodes[i].result == errc::cancelled);
-    CHECK_FALSE(b.s.cancel(b.nodes[i]));
+    CHECK_FALSE(b.s.cancel(b.nodes[i], b.at(0ns)));
   }
   CHECK(b.packet().ids() == ids{2, 4});
-  CHECK_FALSE(b.s.cancel(b.nodes[2]));
+  CHECK_FALSE(b.s.cancel(b.nodes[2], b.at(0ns)));
   CHECK(b.nodes[2].state == submission_state::committed);
   CHECK(b.ids_of(b.complete(1)) == ids{2, 4});
-  CHECK_FALSE(b.s.cancel(b.nodes[2]));
+  CHECK_FALSE(b.s.cancel(b.nodes[2], b.at(0ns)));
   CHECK_FALSE(b.nodes[2].result.failed());
 }
 
 TEST_CASE("when the last of a bucket is cancelled its key can come back") {
   bench<> b;
   for (int i = 0; i < 3; ++i) {
-    CHECK(b.s.cancel(b.submit(fused, 1, 7)));
+    CHECK(b.s.cancel(b.submit(fused, 1, 7), b.at(0ns)));
     CHECK(b.s.pending() == 0);
     CHECK(b.next().empty());
   }
@@ -506,7 +506,7 @@ TEST_CASE("stopping finishes everything pending in order of arrival, and what is
   b.submit(fused, 1, 8);
   CHECK(b.next().empty());
   CHECK(b.s.ask_again().has_value());
-  const auto* list = b.s.abort_pending(errc::stopped);
+  const auto* list = b.s.abort_pending(errc::stopped, b.at(0ns));
   CHECK(b.ids_of(list) == ids{1, 2, 3, 4});
   for (; list != nullptr; list = list->next) {
     CHECK(list->state == submission_state::done);
@@ -514,7 +514,7 @@ TEST_CASE("stopping finishes everything pending in order of arrival, and what is
   }
   CHECK_FALSE(b.s.ask_again().has_value());
   CHECK(b.s.pending() == 0);
-  CHECK(b.s.abort_pending(errc::stopped) == nullptr);
+  CHECK(b.s.abort_pending(errc::stopped, b.at(0ns)) == nullptr);
   CHECK(b.ids_of(b.complete(1)) == ids{0});
   CHECK_FALSE(b.nodes[0].result.failed());
 }
@@ -535,10 +535,12 @@ TEST_CASE("a node may be handed in again when it is done") {
 
 TEST_CASE("every packet is reported with its reason, its contents and its waiting time") {
   bench<> b;
-  std::vector<packet_report> reports;
-  b.s.observe({.call = [](void* list,
-                          const packet_report& one) { static_cast<std::vector<packet_report>*>(list)->push_back(one); },
-               .argument = &reports});
+  struct : cohort::schedule_observer {
+    std::vector<packet_report> reports;
+    void formed(const packet_report& one, const cohort::submission*) noexcept override { reports.push_back(one); }
+  } packets;
+  const auto& reports = packets.reports;
+  b.s.observe(&packets);
   b.submit(fused, 2, 7, 10ns, 200);
   b.submit(odd, 3, 0, 20ns, 50);
   b.submit(fused, 4, 7, 30ns, 200);
@@ -597,7 +599,7 @@ TEST_CASE("once warm, submitting, cancelling, packing and completing allocate no
       if (one.op_index == fused) one.key = {{1 + i / 3 + shift, shift, 0, 0}};
       b.s.submit(one, b.at(0ns));
     }
-    for (std::size_t i = 0; i < b.nodes.size(); i += 5) b.s.cancel(b.nodes[i]);
+    for (std::size_t i = 0; i < b.nodes.size(); i += 5) b.s.cancel(b.nodes[i], b.at(0ns));
     while (true) {
       const auto bytes = b.next();
       if (bytes.empty()) break;

@@ -167,7 +167,7 @@ TEST_CASE("a full queue rejects or suspends, as its tenant chose") {
   for (int i = 0; i < 5; ++i) h.submit(2, 0ns);  // 3..7
   CHECK(h.s.take_settled() == nullptr);
   CHECK(h.s.pending() == 7);
-  CHECK(h.s.cancel(h.nodes[6]));  // while it waits before the queue
+  CHECK(h.s.cancel(h.nodes[6], h.at(0ns)));  // while it waits before the queue
   CHECK(h.run(0ns).size() == 6);
   CHECK(h.nodes[7].state == submission_state::done);
   CHECK_FALSE(h.nodes[7].result.failed());
@@ -187,7 +187,7 @@ TEST_CASE("a tenant commits no more than its cap, and others fill the device mea
   CHECK(h.next(600ns) == ids{1});
   h.s.complete(2, {}, h.at(900ns));
   CHECK(h.next(900ns) == ids{2});
-  const auto* rest = h.s.abort_pending(errc::stopped);
+  const auto* rest = h.s.abort_pending(errc::stopped, h.at(0ns));
   CHECK(length(rest) == 1);
   CHECK(h.s.pending() == 0);
 }

@@ -141,8 +141,12 @@ public:
   /// Deliveries run waiters inside `step`.
   void deliver_inline(bool value) noexcept { inline_delivery_ = value; }
 
-  /// Who is told of each packet.
-  void observe(packet_observer observer) noexcept { scheduler_.observe(observer); }
+  /// Who is told of what happens, and who looks for stragglers; null: nobody.
+  void observe(schedule_observer* observer, straggler_watch* stragglers) {
+    scheduler_.observe(observer);
+    scheduler_.watch(stragglers);
+    if (observer != nullptr && observer->times_decisions()) decisions_ = observer;
+  }
 
   /// Marks the thread that owns the engine: what it submits takes the plain local list. Each `step` does it for its
   /// time; a thread that is the owner for good does it once, and spares submitters a line that changes with each step.
@@ -253,7 +257,7 @@ private:
       const inbox_link& current = *std::exchange(link, link->next);
       switch (current.what) {
         case message::arrival: arrive(*current.sender, now); break;
-        case message::cancellation: withdraw(*current.sender); break;
+        case message::cancellation: withdraw(*current.sender, now); break;
         case message::completion:
           completion_sent_.exchange(false, std::memory_order_acq_rel);  // acq_rel: see notice_completion
           completion_seen_ = true;
@@ -262,7 +266,7 @@ private:
       }
     }
     if (stopping_.load(std::memory_order_seq_cst) && scheduler_.pending() > 0) {  // seq_cst: see submit
-      finish_all(scheduler_.abort_pending(errc::stopped));
+      finish_all(scheduler_.abort_pending(errc::stopped, now));
       any = true;
     }
     return any;
@@ -284,11 +288,11 @@ private:
     }
   }
 
-  void withdraw(waiter& one) noexcept {
+  void withdraw(waiter& one, time_point now) noexcept {
     one.cancel_received = true;
     if (one.state == submission_state::done) {
       pass_on(one);  // it was finished, and waited for this message only
-    } else if (scheduler_.cancel(one)) {
+    } else if (scheduler_.cancel(one, now)) {
       close(one);
     }
   }
@@ -309,7 +313,7 @@ private:
   bool commit(time_point now) {
     bool any = false;
     while (scheduler_.pending() > 0 && device_->has_room()) {
-      const std::span<const std::byte> packet = scheduler_.next(now, storage_);
+      const std::span<const std::byte> packet = next_packet(now);
       finish_all(scheduler_.take_settled());
       if (packet.empty()) break;
       const auto& header = *reinterpret_cast<const packet_header*>(packet.data());
@@ -323,6 +327,14 @@ private:
       statistics_ = scheduler_.statistics();
     }
     return any;
+  }
+
+  std::span<const std::byte> next_packet(time_point now) {
+    if (decisions_ == nullptr) return scheduler_.next(now, storage_);
+    const time_point before = clock::now();
+    const std::span<const std::byte> packet = scheduler_.next(now, storage_);
+    decisions_->decided(clock::now() - before);
+    return packet;
   }
 
   /// After a delivery: whoever was told often submits again within microseconds, and being woken costs more than
@@ -401,7 +413,8 @@ private:
   alignas(64) std::atomic<std::size_t> outstanding_{0};
   alignas(64) std::unique_ptr<backend> device_;
   scheduler<Policy> scheduler_;
-  submission_chain local_;  // submitted by the owner itself
+  schedule_observer* decisions_ = nullptr;  // wants to know how long each decision takes
+  submission_chain local_;                  // submitted by the owner itself
   submission_chain ready_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;

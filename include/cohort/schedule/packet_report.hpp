@@ -44,19 +44,16 @@ struct packet_report {
   std::uint32_t fused_submissions = 0;  ///< submissions that share a record with at least one other
   std::uint32_t tiles = 0;
   std::uint32_t bytes = 0;
+  std::chrono::steady_clock::time_point formed{};
   std::chrono::nanoseconds oldest_wait{0};            ///< longest time that one of its submissions was pending
+  std::chrono::nanoseconds waited{0};                 ///< time that its submissions were pending, summed
+  std::chrono::nanoseconds waited_hidden{0};          ///< the part of it in which the device was at work
   std::uint32_t packets_in_flight_before = 0;         ///< without this one
   std::chrono::nanoseconds work_in_flight_before{0};  ///< estimated device work still ahead when it was formed
   std::chrono::nanoseconds estimated_work{0};         ///< of this packet
   std::size_t left_pending = 0;                       ///< submissions that stayed behind
   /// Least time left until a member's deadline, less the work in flight and this packet's: below 0 it is expected late.
   std::chrono::nanoseconds least_slack{0};
-};
-
-/// Called for each packet, by the scheduler's owner and inside `next`: it must neither throw nor call the scheduler.
-struct packet_observer {
-  void (*call)(void* argument, const packet_report& report) = nullptr;
-  void* argument = nullptr;
 };
 
 /// Counters of one scheduler since its construction. After all is done,

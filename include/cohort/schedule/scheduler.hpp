@@ -15,11 +15,13 @@
 #include <cohort/schedule/device_backlog.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
 #include <cohort/schedule/latency_model.hpp>
+#include <cohort/schedule/observer.hpp>
 #include <cohort/schedule/packet.hpp>
 #include <cohort/schedule/packet_builder.hpp>
 #include <cohort/schedule/packet_report.hpp>
 #include <cohort/schedule/pairing_heap.hpp>
 #include <cohort/schedule/policy.hpp>
+#include <cohort/schedule/straggler_watch.hpp>
 #include <cohort/schedule/submission.hpp>
 #include <cohort/schedule/tenant_table.hpp>
 #include <cohort/schedule/work_share.hpp>
@@ -91,6 +93,8 @@ public:
   /// Adds a tenant, or gives it other options: for what comes, and for what waits before its queue. Tenant 0 exists.
   void set_tenant(tenant_id id, const tenant_options& options) {
     tenants_.set(id, options);
+    if (stragglers_ != nullptr) stragglers_->reserve_tenants(tenants_.size());
+    if (observer_ != nullptr) observer_->tenant_set(id, options);
     look_at(tenants_[id]);
   }
 
@@ -109,7 +113,7 @@ public:
   /// submission is done or, for the descriptor, committed.
   ///
   /// A submission may be refused: it is done then, and found in `take_settled`. Errors: `errc::tenant_removed`,
-  /// `errc::tenant_queue_full`; of a tenant that drops late work also `errc::deadline_passed` and
+  /// `errc::evicted`, `errc::tenant_queue_full`; of a tenant that drops late work also `errc::deadline_passed` and
   /// `errc::deadline_unreachable`. A scheduler with nothing inside admits everything whose deadline lies ahead, so that
   /// a wrong prediction corrects itself.
   void submit(submission& one, time_point now) {
@@ -119,11 +123,15 @@ public:
     one.next = nullptr;  // the inbox may have left its links
     one.previous = nullptr;
     one.bucket = nullptr;
+    one.id = statistics_.submitted + 1;
     one.arrived = now;
     one.sequence = 0;
     one.droppable = false;
     if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
     detail::tenant_state& tenant = tenants_[one.tenant];
+    if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) {
+      return refuse(one, errc::evicted, tenant);
+    }
 
     const std::int64_t at = since_epoch(now);
     const std::int64_t usual = at + static_cast<std::int64_t>(std::min(tenant.target_ns, farthest_target));
@@ -163,14 +171,16 @@ public:
     one.state = submission_state::pending;
     ++statistics_.submitted;
     ++tenant.counters.submitted;
+    if (observer_ != nullptr) observer_->arrived(one, now);
   }
 
   /// Takes a pending submission out: it is done with `errc::cancelled`, and the caller tells its waiter. False when it
   /// is not pending: nothing changes; committed work completes as usual.
-  bool cancel(submission& one) noexcept {
+  bool cancel(submission& one, time_point now) noexcept {
     if (one.state != submission_state::pending) return false;
     withdraw(one, errc::cancelled);
     ++statistics_.cancelled;
+    if (observer_ != nullptr) observer_->ended(one, ending::cancelled, now);
     return true;
   }
 
@@ -180,7 +190,7 @@ public:
     bool any = false;
     while (submission* const one = expiry_.front()) {
       if (one->latest_start >= since_epoch(now)) break;
-      drop(*one);
+      drop(*one, now);
       any = true;
     }
     return any;
@@ -222,7 +232,8 @@ public:
     submissions_in_flight_ -= found->count;
     share_.gone(found->weight);
     // Packets run one after the other: this one began when it was committed, or when the one before it was through.
-    const auto measured = std::max(now - std::max(found->committed, last_completion_), clock::duration::zero());
+    const time_point began = std::min(std::max(found->committed, last_completion_), now);
+    const auto measured = now - began;
     last_completion_ = std::max(now, last_completion_);
     const double measured_ns = result.failed() ? 0 : static_cast<double>(measured.count());
     model_.measured(found->parts.data(), found->part_count, found->work_ns, measured_ns);
@@ -246,6 +257,19 @@ public:
     if constexpr (requires(const packet_outcome& outcome) { policy_.completed(outcome); }) {
       policy_.completed(packet_outcome{found->count, missed, measured});
     }
+    if (stragglers_ != nullptr) inform_watch(*found, members, measured_ns, now);
+    if (observer_ != nullptr) {
+      observer_->completed({.sequence = sequence,
+                            .result = result,
+                            .committed = found->committed,
+                            .began = began,
+                            .ended = now,
+                            .predicted = nanoseconds(found->work_ns),
+                            .submissions = found->count,
+                            .missed = missed,
+                            .members = members,
+                            .service_scale = share});
+    }
     *found = flights_.back();
     flights_.pop_back();
     if (flights_.empty()) busy_sum_ += (now - busy_since_).count();
@@ -267,12 +291,13 @@ public:
 
   /// Everything pending is done with `result`: linked by `next`, what is in the queue in order of arrival, then what
   /// waits before it by tenant. What is in flight stays there.
-  submission* abort_pending(error_code result) noexcept {
+  submission* abort_pending(error_code result, time_point now) noexcept {
     detail::submission_chain all;
     const auto abort = [&](submission& one) {
       withdraw(one, result);
       all.push_back(one);
       ++statistics_.aborted;
+      if (observer_ != nullptr) observer_->ended(one, ending::aborted, now);
     };
     while (submission* const one = queue_.oldest()) abort(*one);
     for (tenant_id id = 0; aside_ > 0; ++id) {
@@ -302,8 +327,21 @@ public:
   /// Estimated device time until everything committed is complete.
   std::chrono::nanoseconds work_in_flight(time_point now) const noexcept { return backlog_.left(now); }
 
-  /// Who is told of each packet.
-  void observe(packet_observer observer) noexcept { observer_ = observer; }
+  /// Who is told of what happens from now on; null: nobody. It must outlive the scheduler.
+  void observe(schedule_observer* observer) {
+    if (observer != nullptr) observer->observing(ops_);
+    observer_ = observer;
+  }
+
+  /// Who looks for stragglers, and may isolate and evict; null: nobody. Before the first submission. It must outlive
+  /// the scheduler.
+  void watch(straggler_watch* stragglers) {
+    if (stragglers != nullptr) {
+      stragglers->reserve_ops(ops_.size());
+      stragglers->reserve_tenants(tenants_.size());
+    }
+    stragglers_ = stragglers;
+  }
 
   const scheduler_statistics& statistics() const noexcept { return statistics_; }
 
@@ -330,11 +368,15 @@ private:
     time_point oldest = time_point::max();
     time_point committed{};
     time_point first_deadline = time_point::max();
-    double work_ns = 0;       // predicted
-    double records_ns = 0;    // predicted, without overhead
-    std::int64_t weight = 0;  // of its members, as `work_share` counts
+    double work_ns = 0;         // predicted
+    double records_ns = 0;      // predicted, without overhead
+    std::int64_t weight = 0;    // of its members, as `work_share` counts
+    std::uint64_t company = 0;  // as the watch for stragglers says who may ride together
+    std::int64_t waited = 0;
+    std::int64_t waited_hidden = 0;
     // By class. Records of further classes count in the packet's time and teach nothing.
     std::array<latency_model::part, 8> parts{};
+    std::array<double, 8> work_of_part{};  // by the rates alone
   };
 
   enum class outcome : std::uint8_t { placed, settled, full };
@@ -394,9 +436,11 @@ private:
     const std::uint32_t room = builder_.room(info.stride);
     if (room == 0) {
       if (builder_.records() > 0) return outcome::full;
-      settle(*from.members.front(), errc::op_too_large);
+      settle(*from.members.front(), errc::op_too_large, now);
       return outcome::settled;
     }
+    std::uint64_t company = company_of(*from.members.front());
+    if (packet.count > 0 && company != packet.company) return outcome::full;
     const std::uint32_t most = from.fusable ? std::min({room, max_members_, budget}) : 1;
     builder_.open(from.op_index, info.stride);
     detail::submission_chain taken;
@@ -407,11 +451,15 @@ private:
     while (builder_.member_count() < most) {
       submission* const one = from.members.front();
       if (one == nullptr || (rows > 0 && rows + one->rows > max_fused_rows_)) break;
+      if (stragglers_ != nullptr && company_of(*one) != company) {
+        if (packet.count > 0 || builder_.member_count() > 0) break;
+        company = company_of(*one);  // whoever came before it was dropped
+      }
       const bool late =
           one->droppable && begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead()) > one->latest_start;
       if (late || over_cap(*one)) {
         if (late) {
-          drop(*one, false);
+          drop(*one, now, false);
         } else {
           set_aside(*one);
         }
@@ -447,10 +495,12 @@ private:
         gone(idle, {});
         settled_.push_back(idle);
         ++statistics_.settled;
+        if (observer_ != nullptr) observer_->ended(idle, ending::settled, now);
       }
       return outcome::settled;
     }
     packet.weight += weight;
+    packet.company = company;
     account(packet, from.op_index, model_.roofline(flops, bytes), count, taken, now);
     return outcome::placed;
   }
@@ -477,7 +527,9 @@ private:
     if (known != end) {
       known->records += 1;
       known->predicted_ns += predicted;
+      packet.work_of_part[static_cast<std::size_t>(known - packet.parts.begin())] += roofline;
     } else if (packet.part_count < packet.parts.size()) {
+      packet.work_of_part[packet.part_count] = roofline;
       packet.parts[packet.part_count++] = {
           .op = op, .company = company, .records = 1, .roofline_ns = roofline, .predicted_ns = predicted};
     }
@@ -497,8 +549,8 @@ private:
       packet.oldest = std::min(packet.oldest, one->arrived);
       packet.first_deadline = std::min(packet.first_deadline, one->deadline);
       const std::int64_t waited = (now - one->arrived).count();
-      statistics_.waited += std::chrono::nanoseconds{waited};
-      statistics_.waited_hidden += std::chrono::nanoseconds{std::min(waited, busy(now) - one->busy_before)};
+      packet.waited += waited;
+      packet.waited_hidden += std::min(waited, busy(now) - one->busy_before);
       statistics_.farthest_behind = std::max(statistics_.farthest_behind, queue_.behind(*one));
     }
     packet.members.append(taken);
@@ -515,28 +567,54 @@ private:
 
     statistics_.committed += packet.count;
     statistics_.fused += packet.fused;
+    statistics_.waited += std::chrono::nanoseconds{packet.waited};
+    statistics_.waited_hidden += std::chrono::nanoseconds{packet.waited_hidden};
     statistics_.packets += 1;
     statistics_.records += builder_.records();
     statistics_.tiles += builder_.tiles();
     statistics_.bytes += bytes.size();
     statistics_.packets_by_reason[std::min<std::size_t>(static_cast<std::size_t>(reason), commit_reasons - 1)] += 1;
-    if (observer_.call != nullptr) {
-      observer_.call(observer_.argument,
-                     packet_report{.sequence = packet.sequence,
-                                   .reason = reason,
-                                   .submissions = packet.count,
-                                   .records = builder_.records(),
-                                   .fused_submissions = packet.fused,
-                                   .tiles = builder_.tiles(),
-                                   .bytes = static_cast<std::uint32_t>(bytes.size()),
-                                   .oldest_wait = std::max(now - packet.oldest, clock::duration::zero()),
-                                   .packets_in_flight_before = before.packets_in_flight,
-                                   .work_in_flight_before = before.work_in_flight,
-                                   .estimated_work = work,
-                                   .left_pending = queue_.size(),
-                                   .least_slack = packet.first_deadline - now - before.work_in_flight - work});
+    if (observer_ != nullptr) {
+      observer_->formed(packet_report{.sequence = packet.sequence,
+                                      .reason = reason,
+                                      .submissions = packet.count,
+                                      .records = builder_.records(),
+                                      .fused_submissions = packet.fused,
+                                      .tiles = builder_.tiles(),
+                                      .bytes = static_cast<std::uint32_t>(bytes.size()),
+                                      .formed = now,
+                                      .oldest_wait = std::max(now - packet.oldest, clock::duration::zero()),
+                                      .waited = std::chrono::nanoseconds{packet.waited},
+                                      .waited_hidden = std::chrono::nanoseconds{packet.waited_hidden},
+                                      .packets_in_flight_before = before.packets_in_flight,
+                                      .work_in_flight_before = before.work_in_flight,
+                                      .estimated_work = work,
+                                      .left_pending = queue_.size(),
+                                      .least_slack = packet.first_deadline - now - before.work_in_flight - work},
+                        flights_.back().members.first);
     }
     return bytes;
+  }
+
+  // -- stragglers
+  // ------------------------------------------------------------------------------------------------------
+
+  std::uint64_t company_of(const submission& one) const noexcept {
+    return stragglers_ == nullptr ? 0 : stragglers_->company_of(one.op_index, one.tenant);
+  }
+
+  void inform_watch(const flight& packet, const submission* members, double measured_ns, time_point now) noexcept {
+    std::uint32_t records = 0;
+    for (std::uint32_t i = 0; i < packet.part_count; ++i) records += packet.parts[i].records;
+    for (std::uint32_t i = 0; i < packet.part_count; ++i) {
+      const latency_model::part& part = packet.parts[i];
+      const double overhead = model_.overhead() * part.records / records;
+      stragglers_->add({.op = part.op, .company = part.company, .work_ns = packet.work_of_part[i] + overhead});
+    }
+    for (const submission* one = members; one != nullptr; one = one->next) {
+      stragglers_->add_tenant(one->tenant, std::max(one->work_ns, 1.0));
+    }
+    stragglers_->measured(measured_ns, now);
   }
 
   // -- ways out of the queue
@@ -547,6 +625,10 @@ private:
     settled_.push_back(one);
     ++statistics_.submitted;
     ++statistics_.refused;
+    if (observer_ != nullptr) {
+      observer_->arrived(one, one.arrived);
+      observer_->ended(one, ending::refused, one.arrived);
+    }
   }
 
   void refuse(submission& one, errc why, detail::tenant_state& tenant) noexcept {
@@ -555,17 +637,19 @@ private:
     refuse(one, why);
   }
 
-  void settle(submission& one, error_code result) noexcept {
+  void settle(submission& one, error_code result, time_point now) noexcept {
     withdraw(one, result);
     settled_.push_back(one);
     ++statistics_.settled;
+    if (observer_ != nullptr) observer_->ended(one, ending::settled, now);
   }
 
-  void drop(submission& one, bool settle_bucket = true) noexcept {
+  void drop(submission& one, time_point now, bool settle_bucket = true) noexcept {
     ++tenants_[one.tenant].counters.dropped;
     withdraw(one, errc::dropped, settle_bucket);
     settled_.push_back(one);
     ++statistics_.dropped;
+    if (observer_ != nullptr) observer_->ended(one, ending::dropped, now);
   }
 
   /// Ends a pending submission, wherever it waits.
@@ -675,7 +759,8 @@ private:
   std::int64_t busy_sum_ = 0;
   std::optional<time_point> ask_again_{};
   bool draining_ = false;
-  packet_observer observer_{};
+  schedule_observer* observer_ = nullptr;
+  straggler_watch* stragglers_ = nullptr;
   scheduler_statistics statistics_{};
 };
 

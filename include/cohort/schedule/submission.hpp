@@ -55,6 +55,7 @@ struct submission {
   /// When the result is wanted. The scheduler shortens it to the tenant's target, and never lengthens it.
   time_point deadline = time_point::max();
 
+  std::uint64_t id = 0;        ///< the scheduler's number for it, from 1; set when it is handed in
   time_point arrived{};        ///< set by the scheduler when the submission is handed in
   std::uint32_t sequence = 0;  ///< packet it was committed in; 0 when it never was
 
