@@ -200,7 +200,7 @@ bool rejected(const std::string& text) {
   }
 }
 
-labels tenant(const char* name, const char* id, const char* ending = nullptr) {
+labels of_tenant(const char* name, const char* id, const char* ending = nullptr) {
   labels out{{"tenant", name}, {"tenant_id", id}};
   if (ending != nullptr) out["ending"] = ending;
   return out;
@@ -247,15 +247,15 @@ TEST_CASE("metrics say what happened: latency, company, slack, misses, refusals,
   s.complete(2, {}, shop.at(20us));  // of two; tenant 1 wanted it within 10 us
 
   const auto m = read(all.text());
-  const labels def = tenant("default", "0");
-  const labels strict = tenant("strict \"\\\n", "1");
+  const labels def = of_tenant("default", "0");
+  const labels strict = of_tenant("strict \"\\\n", "1");
   CHECK(m.at("cohort_submissions_total", def) == 3);
   CHECK(m.at("cohort_submissions_total", strict) == 2);
   CHECK(m.at("cohort_deadline_misses_total", def) == 0);
   CHECK(m.at("cohort_deadline_misses_total", strict) == 1);
-  CHECK(m.at("cohort_ends_total", tenant("default", "0", "completed")) == 2);
-  CHECK(m.at("cohort_ends_total", tenant("default", "0", "cancelled")) == 1);
-  CHECK(m.at("cohort_ends_total", tenant("strict \"\\\n", "1", "refused")) == 1);
+  CHECK(m.at("cohort_ends_total", of_tenant("default", "0", "completed")) == 2);
+  CHECK(m.at("cohort_ends_total", of_tenant("default", "0", "cancelled")) == 1);
+  CHECK(m.at("cohort_ends_total", of_tenant("strict \"\\\n", "1", "refused")) == 1);
   CHECK(m.at("cohort_packets_total", {{"reason", "idle_device"}}) == 2);
   CHECK(m.at("cohort_packet_ops_count") == 2);
   CHECK(m.at("cohort_packet_ops_sum") == 3);
@@ -285,8 +285,8 @@ TEST_CASE("ops of one name share a series, and tenants of one name do not") {
   all.tenant_set(1, {.name = "twin"});
   all.tenant_set(2, {.name = "twin"});
   const auto m = read(all.text());
-  CHECK(m.samples.count({"cohort_op_device_seconds_count", {{"op", "odd"}, {"company", "no"}}}) == 1);
-  CHECK(m.samples.count({"cohort_submissions_total", tenant("twin", "2")}) == 1);
+  CHECK(m.samples.count(series{"cohort_op_device_seconds_count", {{"op", "odd"}, {"company", "no"}}}) == 1);
+  CHECK(m.samples.count(series{"cohort_submissions_total", of_tenant("twin", "2")}) == 1);
 }
 
 TEST_CASE("a tenant that nobody added is counted by its number") {
@@ -297,7 +297,7 @@ TEST_CASE("a tenant that nobody added is counted by its number") {
   auto& one = shop.make(schedule_test::odd);
   one.tenant = 7;
   s.submit(one, shop.at(0ns));
-  CHECK(read(all.text()).at("cohort_ends_total", tenant("7", "7", "refused")) == 1);
+  CHECK(read(all.text()).at("cohort_ends_total", of_tenant("7", "7", "refused")) == 1);
 }
 
 TEST_CASE("scrapes from other threads while the host backend runs see whole texts, and at last everything") {
@@ -322,7 +322,7 @@ TEST_CASE("scrapes from other threads while the host backend runs see whole text
   done.store(true, std::memory_order_relaxed);
   scraper.join();
   const auto m = read(all.text());
-  CHECK(m.at("cohort_ends_total", tenant("default", "0", "completed")) == count);
+  CHECK(m.at("cohort_ends_total", of_tenant("default", "0", "completed")) == count);
   CHECK(m.at("cohort_packet_ops_sum") == count);
   CHECK(m.at("cohort_decision_seconds_count") > 0);
 }

@@ -108,12 +108,18 @@ std::map<std::uint64_t, story> check_schema(const boost::json::array& events) {
       ++stories[e.at("args").at("id").to_number<std::uint64_t>()].marks;
     } else {
       story& one = stories[e.at("id").to_number<std::uint64_t>()];
-      if (phase == "s")
-        ++one.starts, one.flow_start = at;
-      else if (phase == "t")
-        ++one.steps, one.flow_step = at;
-      else
-        REQUIRE(phase == "f"), REQUIRE(e.at("bp").as_string() == "e"), ++one.ends, one.flow_end = at;
+      if (phase == "s") {
+        ++one.starts;
+        one.flow_start = at;
+      } else if (phase == "t") {
+        ++one.steps;
+        one.flow_step = at;
+      } else {
+        REQUIRE(phase == "f");
+        REQUIRE(e.at("bp").as_string() == "e");
+        ++one.ends;
+        one.flow_end = at;
+      }
     }
   }
   for (auto& [where, all] : slices) {

@@ -9,6 +9,7 @@
 #include <array>
 #include <bit>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -46,12 +47,13 @@ struct straggler_options {
 
 /// Told of every packet: what it held and how long it took.
 ///
-/// Only packets are measured, not what is in them. Each packet is one equation, the sum of expected times scaled by
-/// what is unknown of each class, and each class moves a part of the way to its solution in proportion to its share
-/// (normalised least mean squares): what rides with a straggler is blamed as long as it always does, and cleared when
-/// it has ridden alone. The history is by op, size and company, so that neither a change of sizes nor of load looks
-/// like one of speed; it stands still while a packet holds a straggler. A tenant is judged by what its ops do not
-/// explain.
+/// Only packets are measured, not what is in them. So each packet is one equation: its expected time, by the long
+/// history of its records, times a factor of each op and one of each tenant. All that are in it move a part of the way
+/// to its solution, by their shares (normalised least mean squares, of logarithms), and an op four times as far as a
+/// tenant: what one tenant alone suffers from is his, and what all suffer from is the op's. What rides with a straggler
+/// is blamed as long as it always does, and cleared by packets without it. The history is by op, size and company, so
+/// that neither a change of sizes nor of load looks like one of speed; it stands still while a packet holds a
+/// straggler.
 ///
 /// Memory: allocates in `reserve_*` alone. Thread-safety: none; it belongs to the scheduler's owner, who calls the
 /// hook.
@@ -89,33 +91,42 @@ public:
     history_of_packet_.push_back({&past, share.work_ns});
     member& one = ops_[share.op];
     const double expected = share.work_ns * usual(share, past);
-    if (one.expected_ns == 0) ops_of_packet_.push_back(share.op);
-    one.expected_ns += expected;
+    if (one.share == 0) ops_of_packet_.push_back(share.op);
+    one.share += expected;
     expected_ns_ += expected;
   }
 
   /// Then whose it was: a tenant and its part of the work, in any unit.
   void add_tenant(tenant_id tenant, double part) noexcept {
     if (!(part > 0) || tenant >= tenants_.size()) return;
-    if (tenants_[tenant].expected_ns == 0) tenants_of_packet_.push_back(tenant);
-    tenants_[tenant].expected_ns += part;
+    if (tenants_[tenant].share == 0) tenants_of_packet_.push_back(tenant);
+    tenants_[tenant].share += part;
     parts_ += part;
   }
 
   /// At last: how long the packet took. No time at all tells nothing.
   void measured(double ns, time_point now) noexcept {
-    if (ns > 0 && expected_ns_ > 0) {
+    if (ns > 0 && expected_ns_ > 0 && parts_ > 0) {
       bool sound = true;
-      for (const std::uint32_t op : ops_of_packet_) sound = sound && !ops_[op].straggling;
-      for (const std::uint32_t tenant : tenants_of_packet_) sound = sound && !tenants_[tenant].straggling;
+      double by_ops = 0;
+      double by_tenants = 0;
+      for (const std::uint32_t op : ops_of_packet_) {
+        sound = sound && !ops_[op].straggling;
+        by_ops += ops_[op].share * ops_[op].recent;
+      }
+      for (const std::uint32_t tenant : tenants_of_packet_) {
+        sound = sound && !tenants_[tenant].straggling;
+        by_tenants += tenants_[tenant].share * tenants_[tenant].recent;
+      }
       // One hiccup must not look like a long decline.
-      const double seen = std::clamp(ns, expected_ns_ / 16, expected_ns_ * 16);
-      judge(straggler_scope::op, ops_, ops_of_packet_, seen, now);
-      double explained = 0;
-      for (const std::uint32_t op : ops_of_packet_) explained += ops_[op].expected_ns * ops_[op].recent;
-      for (const std::uint32_t tenant : tenants_of_packet_) tenants_[tenant].expected_ns *= explained / parts_;
-      judge(straggler_scope::tenant, tenants_, tenants_of_packet_, seen, now);
+      const double off = std::clamp(std::log(ns / (by_ops * by_tenants / parts_)), -3.0, 3.0);
+      correct(ops_, ops_of_packet_, by_ops, off / 6);
+      correct(tenants_, tenants_of_packet_, by_tenants, off / 24);
       if (sound) learn(ns);
+      for (const std::uint32_t op : ops_of_packet_) judge(straggler_scope::op, op, ops_[op], sound, now);
+      for (const std::uint32_t tenant : tenants_of_packet_) {
+        judge(straggler_scope::tenant, tenant, tenants_[tenant], sound, now);
+      }
     }
     forget_packet();
   }
@@ -149,9 +160,9 @@ public:
 private:
   /// An op or a tenant.
   struct member {
-    double expected_ns = 0;  // of the packet that is being told
-    double recent = 1;       // measured over expected, lately
-    double usual = 1;        // the same, in the long run
+    double share = 0;   // of the packet that is being told
+    double recent = 1;  // measured over expected, lately
+    double usual = 1;   // the same, in the long run
     std::uint32_t packets = 0;
     std::uint32_t in_a_row = 0;
     bool straggling = false;
@@ -187,34 +198,35 @@ private:
     return history_[share.op][2 * size_of(share.work_ns) + (share.company ? 0 : 1)].ratio;
   }
 
-  void judge(straggler_scope scope, std::vector<member>& all, const std::vector<std::uint32_t>& present, double ns,
-             time_point now) noexcept {
-    double predicted = 0;
+  /// Moves those of a packet, by their shares of what was predicted, so that it would have been true.
+  static void correct(std::vector<member>& all, const std::vector<std::uint32_t>& present, double predicted,
+                      double step) noexcept {
     double power = 0;
-    for (const std::uint32_t index : present) {
-      predicted += all[index].expected_ns * all[index].recent;
-      power += all[index].expected_ns * all[index].expected_ns;
-    }
-    if (!(power > 0)) return;
-    const double error = (ns - predicted) / power;
+    const auto share = [&](const member& one) { return one.share * one.recent / predicted; };
+    for (const std::uint32_t index : present) power += share(all[index]) * share(all[index]);
     for (const std::uint32_t index : present) {
       member& one = all[index];
-      one.recent = std::clamp(one.recent + 0.125 * error * one.expected_ns, 1. / 64, 64.);
-      ++one.packets;
-      if (!one.straggling) one.usual += (one.recent - one.usual) / std::min<double>(128, one.packets);
-      if (one.packets < options_.minimum) continue;
-      const double factor = one.recent / one.usual;
-      const bool turning = one.straggling ? factor < options_.recovered_below : factor > options_.degraded_above;
-      one.in_a_row = turning ? one.in_a_row + 1 : 0;
-      if (one.in_a_row < options_.persistence) continue;
-      one.in_a_row = 0;
-      one.straggling = !one.straggling;
-      const straggler_action answer =
-          told_ ? told_({.scope = scope, .index = index, .factor = factor, .when = now, .recovered = !one.straggling})
-                : straggler_action::keep;
-      one.action = one.straggling ? answer : straggler_action::keep;
-      one.next_probe = now + options_.probe_interval;
+      one.recent = std::clamp(one.recent * std::exp(step * share(one) / power), 1. / 64, 64.);
     }
+  }
+
+  void judge(straggler_scope scope, std::uint32_t index, member& one, bool sound, time_point now) noexcept {
+    ++one.packets;
+    if (sound) one.usual += (one.recent - one.usual) / std::min<double>(512, one.packets);
+    if (one.packets < options_.minimum) return;
+    const double factor = one.recent / one.usual;
+    const bool turning = one.straggling ? factor < options_.recovered_below : factor > options_.degraded_above;
+    one.in_a_row = turning ? one.in_a_row + 1 : 0;
+    if (one.in_a_row < options_.persistence) return;
+    one.in_a_row = 0;
+    one.straggling = !one.straggling;
+    one.action = straggler_action::keep;
+    if (told_) {
+      const straggler_action answer =
+          told_({.scope = scope, .index = index, .factor = factor, .when = now, .recovered = !one.straggling});
+      if (one.straggling) one.action = answer;
+    }
+    one.next_probe = now + options_.probe_interval;
   }
 
   void learn(double ns) noexcept {
@@ -226,14 +238,14 @@ private:
     }
     for (const told_share& one : history_of_packet_) {
       history& past = *one.past;
-      const double gain = 1 / std::min<double>(128, ++past.packets);
+      const double gain = 1 / std::min<double>(512, ++past.packets);
       past.ratio = std::clamp(past.ratio + gain * (ns - predicted) * one.work_ns / power, 1. / 1024, 65536.);
     }
   }
 
   void forget_packet() noexcept {
-    for (const std::uint32_t op : ops_of_packet_) ops_[op].expected_ns = 0;
-    for (const std::uint32_t tenant : tenants_of_packet_) tenants_[tenant].expected_ns = 0;
+    for (const std::uint32_t op : ops_of_packet_) ops_[op].share = 0;
+    for (const std::uint32_t tenant : tenants_of_packet_) tenants_[tenant].share = 0;
     ops_of_packet_.clear();
     tenants_of_packet_.clear();
     history_of_packet_.clear();
