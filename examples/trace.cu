@@ -7,7 +7,12 @@
 #include <cohort/observe/trace.hpp>
 #include <cohort/ops/linear.hpp>
 
+#include <boost/asio/detached.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <chrono>
 #include <cstdio>
+#include <deque>
 #include <iostream>
 #include <vector>
 
@@ -42,21 +47,24 @@ int main() {
   });
 
   boost::asio::io_context io;
-  gpu_executor gpu(io, cohort::automatic_backend<kernels>(),
-                   {.driven_by = cohort::drive::caller, .observer = &observers, .stragglers = &stragglers});
+  gpu_executor gpu(io, cohort::automatic_backend<kernels>(), {.observer = &observers, .stragglers = &stragglers});
   const auto chat = gpu.make_tenant({.name = "chat", .latency_target = std::chrono::milliseconds(2)});
   const auto batch = gpu.make_tenant({.name = "batch", .latency_target = std::chrono::milliseconds(50)});
 
-  const auto weights = cohort::make_pinned_buffer<float>(gpu.device(), width * width);
-  for (std::size_t i = 0; i < width * width; ++i) weights.data()[i] = i % (width + 1) == 0 ? 1.0f : 0.0f;
+  auto weights = cohort::make_pinned_buffer<float>(gpu.device(), width * width);
+  for (std::size_t i = 0; i < width * width; ++i) weights[i] = i % (width + 1) == 0 ? 1.0f : 0.0f;
   const cohort::ops::linear_layer<float> layer{weights.view(), {}, width, width, cohort::ops::activation::relu};
 
   std::vector<request> requests;
   for (int i = 0; i < 24; ++i) requests.emplace_back(gpu.device());
-  std::vector<cohort::task<>> all;
-  for (std::size_t i = 0; i < requests.size(); ++i)
-    all.push_back(answer(i % 3 == 0 ? chat : batch, layer, requests[i]));
-  gpu.run(cohort::when_all(std::move(all)));
+  std::deque<boost::asio::steady_timer> arrivals;  // one request every 30 us
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    arrivals.emplace_back(io, std::chrono::microseconds(30 * i)).async_wait([&, i](boost::system::error_code) {
+      cohort::spawn(io, answer(i % 3 == 0 ? chat : batch, layer, requests[i]), boost::asio::detached);
+    });
+  }
+  io.run();
+  gpu.drain();
 
   cohort::write_chrome_trace(std::cout, trace.snapshot());
   std::cerr << metrics.text();
