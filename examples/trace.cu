@@ -8,11 +8,10 @@
 #include <cohort/ops/linear.hpp>
 
 #include <boost/asio/detached.hpp>
-#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/io_context.hpp>
 
 #include <chrono>
 #include <cstdio>
-#include <deque>
 #include <iostream>
 #include <vector>
 
@@ -29,10 +28,12 @@ struct request {
   cohort::pinned_buffer<float> x, y;
 };
 
-cohort::task<> answer(cohort::tenant<gpu_executor> tenant, const cohort::ops::linear_layer<float>& layer, request& r) {
+cohort::task<> answer(cohort::tenant<gpu_executor> tenant, const cohort::ops::linear_layer<float>& layer, request& r,
+                      std::size_t& answered) {
   for (int i = 0; i < 4; ++i) {
     co_await tenant.submit(i % 2 == 0 ? layer(r.x.view(), r.y.view()) : layer(r.y.view(), r.x.view()));
   }
+  ++answered;
 }
 
 int main() {
@@ -47,7 +48,8 @@ int main() {
   });
 
   boost::asio::io_context io;
-  gpu_executor gpu(io, cohort::automatic_backend<kernels>(), {.observer = &observers, .stragglers = &stragglers});
+  gpu_executor gpu(io, cohort::automatic_backend<kernels>(),
+                   {.driven_by = cohort::drive::caller, .observer = &observers, .stragglers = &stragglers});
   const auto chat = gpu.make_tenant({.name = "chat", .latency_target = std::chrono::milliseconds(2)});
   const auto batch = gpu.make_tenant({.name = "batch", .latency_target = std::chrono::milliseconds(50)});
 
@@ -57,14 +59,19 @@ int main() {
 
   std::vector<request> requests;
   for (int i = 0; i < 24; ++i) requests.emplace_back(gpu.device());
-  std::deque<boost::asio::steady_timer> arrivals;  // one request every 30 us
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    arrivals.emplace_back(io, std::chrono::microseconds(30 * i)).async_wait([&, i](boost::system::error_code) {
-      cohort::spawn(io, answer(i % 3 == 0 ? chat : batch, layer, requests[i]), boost::asio::detached);
-    });
+  std::size_t arrived = 0, answered = 0;
+  const auto begin = std::chrono::steady_clock::now();
+  while (answered < requests.size()) {
+    // One request every 30 us, whatever the device does.
+    while (arrived < requests.size() &&
+           std::chrono::steady_clock::now() - begin > std::chrono::microseconds(30 * arrived)) {
+      const std::size_t i = arrived++;
+      cohort::spawn(io, answer(i % 3 == 0 ? chat : batch, layer, requests[i], answered), boost::asio::detached);
+    }
+    io.restart();
+    io.poll();
+    gpu.poll();
   }
-  io.run();
-  gpu.drain();
 
   cohort::write_chrome_trace(std::cout, trace.snapshot());
   std::cerr << metrics.text();

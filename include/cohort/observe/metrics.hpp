@@ -54,7 +54,7 @@ public:
       const auto same = [&info](const op_series& one) { return one.name == info.name; };
       const auto found = std::find_if(state_.ops.begin(), state_.ops.end(), same);
       state_.series_of_op.push_back(static_cast<std::size_t>(found - state_.ops.begin()));
-      if (found == state_.ops.end()) state_.ops.push_back({.name = info.name});
+      if (found == state_.ops.end()) state_.ops.push_back(op_series{.name = info.name});
     }
   }
 

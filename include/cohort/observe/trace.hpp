@@ -135,12 +135,12 @@ public:
       lost_ops_ += packet.submissions;
       return;
     }
-    packets_.push({.report = *found,
-                   .began = packet.began,
-                   .ended = packet.ended,
-                   .predicted = packet.predicted,
-                   .missed = packet.missed,
-                   .result = packet.result});
+    packets_.push(traced_packet{.report = *found,
+                                .began = packet.began,
+                                .ended = packet.ended,
+                                .predicted = packet.predicted,
+                                .missed = packet.missed,
+                                .result = packet.result});
     *found = open_[--open_count_];
     for (const submission* one = packet.members; one != nullptr; one = one->next) {
       traced_op op = describe(*one, packet.ended);

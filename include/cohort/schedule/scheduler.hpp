@@ -259,16 +259,16 @@ public:
     }
     if (stragglers_ != nullptr) inform_watch(*found, members, measured_ns, now);
     if (observer_ != nullptr) {
-      observer_->completed({.sequence = sequence,
-                            .result = result,
-                            .committed = found->committed,
-                            .began = began,
-                            .ended = now,
-                            .predicted = nanoseconds(found->work_ns),
-                            .submissions = found->count,
-                            .missed = missed,
-                            .members = members,
-                            .service_scale = share});
+      observer_->completed(packet_result{.sequence = sequence,
+                                         .result = result,
+                                         .committed = found->committed,
+                                         .began = began,
+                                         .ended = now,
+                                         .predicted = nanoseconds(found->work_ns),
+                                         .submissions = found->count,
+                                         .missed = missed,
+                                         .members = members,
+                                         .service_scale = share});
     }
     *found = flights_.back();
     flights_.pop_back();
@@ -609,7 +609,8 @@ private:
     for (std::uint32_t i = 0; i < packet.part_count; ++i) {
       const latency_model::part& part = packet.parts[i];
       const double overhead = model_.overhead() * part.records / records;
-      stragglers_->add({.op = part.op, .company = part.company, .work_ns = packet.work_of_part[i] + overhead});
+      stragglers_->add(straggler_watch::op_share{
+          .op = part.op, .company = part.company, .work_ns = packet.work_of_part[i] + overhead});
     }
     for (const submission* one = members; one != nullptr; one = one->next) {
       stragglers_->add_tenant(one->tenant, std::max(one->work_ns, 1.0));

@@ -222,8 +222,8 @@ private:
     one.straggling = !one.straggling;
     one.action = straggler_action::keep;
     if (told_) {
-      const straggler_action answer =
-          told_({.scope = scope, .index = index, .factor = factor, .when = now, .recovered = !one.straggling});
+      const straggler_action answer = told_(straggler_report{
+          .scope = scope, .index = index, .factor = factor, .when = now, .recovered = !one.straggling});
       if (one.straggling) one.action = answer;
     }
     one.next_probe = now + options_.probe_interval;
