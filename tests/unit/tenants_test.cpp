@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <type_traits>
 #include <vector>
 
 using namespace schedule_test;
@@ -28,10 +29,19 @@ constexpr device_rates rates{
 
 using ids = std::vector<std::uint64_t>;
 
+template <class Policy>
+Policy usual() {
+  if constexpr (std::is_same_v<Policy, cohort::late_binding>) {
+    return {.packet_work = 1000ns};
+  } else {
+    return {};
+  }
+}
+
 template <class Policy = cohort::late_binding>
 struct house : workshop {
   cohort::scheduler<Policy> s;
-  explicit house(const cohort::scheduler_options& options = {}, Policy policy = {})
+  explicit house(const cohort::scheduler_options& options = {}, Policy policy = usual<Policy>())
       : s(op_table, cohort::machine_shape{}, rates, options, policy) {}
 
   node& submit(cohort::tenant_id tenant, std::chrono::nanoseconds now, std::uint64_t flops = 1000,

@@ -91,25 +91,25 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
 
-  /// Predicted device time that fills a packet; 0: the larger of `rates.busy_target` and 16 times the overhead.
-  std::chrono::nanoseconds packet_work{0};
+  /// Predicted device time that fills a packet which keeps every worker busy. A packet runs to its end, so that it is
+  /// what the urgent wait for; tenants with targets of some 64 times `rates.packet_overhead` are well served by 16
+  /// times that overhead. Unbounded unless set: more company, and what several packets share is read once.
+  std::chrono::nanoseconds packet_work = std::chrono::nanoseconds::max();
 
   decision decide(const queue_view& queue, time_point now) const noexcept {
     using std::chrono::nanoseconds;
     const device_rates& rates = queue.rates;
-    if (queue.packets_in_flight == 0) return packet(queue, commit_reason::idle_device);
+    if (queue.packets_in_flight == 0) return packet(commit_reason::idle_device);
     if (queue.packets_in_flight >= rates.max_packets) return decision::hold();
-    if (queue.work_in_flight < rates.busy_target) return packet(queue, commit_reason::keep_busy);
+    if (queue.work_in_flight < rates.busy_target) return packet(commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than the target.
     return decision::hold_until(now + (queue.work_in_flight - rates.busy_target) + nanoseconds{1});
   }
 
 private:
-  decision packet(const queue_view& queue, commit_reason why) const noexcept {
+  decision packet(commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
-    const auto usual = queue.rates.packet_overhead > queue.rates.busy_target / 16 ? 16 * queue.rates.packet_overhead
-                                                                                  : queue.rates.busy_target;
-    verdict.max_work = packet_work.count() > 0 ? packet_work : usual;
+    verdict.max_work = packet_work;
     return verdict;
   }
 };

@@ -420,7 +420,9 @@ private:
     while (detail::bucket* const turn = queue_.front()) {
       const outcome last = place(*turn, packet, budget - packet.count, begins, now);
       if (last == outcome::placed) served = turn;
-      const bool enough = packet.count == budget || packet.work_ns >= max_work_ns;
+      // A packet that leaves workers idle gains by more company whatever its length.
+      const bool filled = packet.work_ns >= max_work_ns && builder_.tiles() >= shape_.workers;
+      const bool enough = packet.count == budget || filled;
       if (last != outcome::full && !enough) continue;
       // An emptied bucket has left the queue, and may be looked at: its memory is never given back.
       if (served == turn && !turn->members.empty()) queue_.to_back(*turn);
