@@ -83,7 +83,10 @@ concept fusable_op = planned_op<Op> && requires(const Op& op) {
 ///
 /// - `error_code check() const`: host-side check of the descriptor, called before the op is accepted;
 /// - `op_cost cost() const`: feeds the scheduler's estimate of device time;
-/// - `static constexpr std::uint32_t device_scratch_bytes` / `host_scratch_bytes`: storage behind `context.scratch()`.
+/// - `static constexpr std::uint32_t device_scratch_bytes` / `host_scratch_bytes`: storage behind `context.scratch()`;
+/// - of a planned op, `static double padding(std::span<const Op> members, const machine_shape&)`: after `plan`, the
+/// part
+///   of what its tiles compute, 0 to below 1, that lies beyond the result. Only observers are told.
 template <class Op>
 concept op = std::is_trivially_copyable_v<Op> && sizeof(Op) <= max_op_size && alignof(Op) <= 16 && requires {
   { Op::name } -> std::convertible_to<const char*>;
@@ -169,6 +172,8 @@ struct op_info {
   /// Cuts `count` contiguous members, `stride` bytes apart, into tiles; returns their number, 0 for an op with nothing
   /// to do.
   std::uint32_t (*plan)(void* members, std::uint32_t count, const machine_shape&) = nullptr;
+  /// Of members that were planned: the part of the work that is padding. Null: the op does not say.
+  double (*padding)(const void* members, std::uint32_t count, const machine_shape&) = nullptr;
 };
 
 namespace detail {
@@ -186,8 +191,23 @@ std::uint32_t plan_erased(void* members, std::uint32_t count, const machine_shap
 }
 
 template <class Op>
+constexpr auto padding_erased() -> double (*)(const void*, std::uint32_t, const machine_shape&) {
+  if constexpr (requires(std::span<const Op> members, const machine_shape& shape) { Op::padding(members, shape); }) {
+    return [](const void* members, std::uint32_t count, const machine_shape& shape) {
+      return Op::padding(std::span<const Op>(static_cast<const Op*>(members), count), shape);
+    };
+  } else {
+    return nullptr;
+  }
+}
+
+template <class Op>
 constexpr op_info info_of() {
-  return op_info{.name = Op::name, .stride = member_stride<Op>, .fusable = fusable_op<Op>, .plan = &plan_erased<Op>};
+  return op_info{.name = Op::name,
+                 .stride = member_stride<Op>,
+                 .fusable = fusable_op<Op>,
+                 .plan = &plan_erased<Op>,
+                 .padding = padding_erased<Op>()};
 }
 
 template <class Op, class... Ops>

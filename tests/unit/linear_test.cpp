@@ -639,6 +639,31 @@ TEST_SUITE("linear") {
     CHECK(gemm::choose_host_columns(1, 16, 16, 8) == gemm::host_columns);  // not worth dividing
   }
 
+  TEST_CASE("padding is what the tiles have beyond the product") {
+    const auto padding = [](std::uint32_t rows, std::uint32_t n, bool host) {
+      std::vector<ops::linear<float>> members(2);
+      for (auto& one : members) {
+        one.row_count = rows / 2;
+        one.n = n;
+        one.k = 64;
+      }
+      const machine_shape shape{.workers = 8, .host = host};
+      const std::uint32_t tiles = ops::linear<float>::plan(members, shape);
+      const double share = ops::linear<float>::padding(members, shape);
+      if (!host) {
+        const auto extent = gemm::block_tile<float>(members[0].variant);
+        const double area = double(tiles) * extent.rows * extent.columns;
+        CHECK(share == doctest::Approx(1 - double(rows) * n / area));
+      }
+      return share;
+    };
+    CHECK(padding(1024, 1024, false) == 0);
+    CHECK(padding(2, 1024, false) == doctest::Approx(0.5));  // the smallest tile has four rows
+    CHECK(padding(1022, 1000, false) > 0);
+    CHECK(padding(2, 1024, true) == 0);
+    CHECK(padding(2, 17, true) == doctest::Approx(1 - 17. / 32));
+  }
+
   TEST_CASE("ops fuse only when everything but x, y and the residual's place agrees") {
     weights<float> layer(8, 8, all_forms[1]);
     request<float> r(layer, 2, 0);

@@ -278,6 +278,26 @@ TEST_CASE("metrics say what happened: latency, company, slack, misses, refusals,
   CHECK(m.at("cohort_decision_seconds_count") == 0);  // it is the engine that has a clock
 }
 
+TEST_CASE("a packet's padding is that of its records, by the time that each is predicted to take") {
+  schedule_test::workshop shop;
+  metrics all;
+  scheduler<> s(schedule_test::op_table, machine_shape{}, device_rates{.flops_per_ns = 1, .bytes_per_ns = 1});
+  s.observe(&all);
+  const auto submit = [&](std::uint16_t op, std::uint64_t key) {
+    auto& one = shop.make(op, 1, key);
+    one.cost.flops = 1000;
+    s.submit(one, shop.at(0ns));
+  };
+  submit(schedule_test::fused, 1);  // alone: half of it is padding
+  submit(schedule_test::fused, 2);
+  submit(schedule_test::fused, 2);  // two: nothing
+  submit(schedule_test::odd, 0);    // says nothing
+  CHECK_FALSE(s.next(shop.at(0ns), shop.storage).empty());
+  const auto m = read(all.text());
+  CHECK(m.at("cohort_packet_padding_ratio_count") == 1);
+  CHECK(m.at("cohort_packet_padding_ratio_sum") == doctest::Approx(500. / 4000));
+}
+
 TEST_CASE("ops of one name share a series, and tenants of one name do not") {
   const std::array table{schedule_test::op_table[0], schedule_test::op_table[0]};
   metrics all;

@@ -45,6 +45,10 @@ struct alignas(16) fused_op {
     }
     return tiles;
   }
+  /// As of an op that pads to two members.
+  static double padding(std::span<const fused_op> members, const cohort::machine_shape&) {
+    return members.size() % 2 == 0 ? 0 : 1 / (1.0 + static_cast<double>(members.size()));
+  }
   template <class Context>
   static void run(Context&, const fused_op*, std::uint32_t, std::uint32_t) {}
   cohort::coalescing_key key() const { return {{weights, 0, 0, 0}}; }

@@ -77,7 +77,8 @@ std::map<std::uint64_t, story> check_schema(const boost::json::array& events) {
       const auto& args = e.at("args").as_object();
       if (category == "packet") {
         const auto sequence = args.at("packet").as_int64();
-        for (const char* name : {"records", "tiles", "bytes", "fused_submissions", "left_pending", "missed"}) {
+        for (const char* name :
+             {"records", "tiles", "bytes", "fused_submissions", "left_pending", "missed", "padding_percent"}) {
           REQUIRE(args.at(name).as_int64() >= 0);
         }
         for (const char* name : {"oldest_wait_us", "waited_us", "waited_hidden_us", "work_in_flight_before_us",

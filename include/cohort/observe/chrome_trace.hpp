@@ -234,6 +234,7 @@ private:
     text_.key("estimated_work_us").time(one.estimated_work);
     text_.key("left_pending").number(one.left_pending).key("least_slack_us").time(one.least_slack);
     text_.key("predicted_us").time(packet.predicted).key("missed").number(packet.missed);
+    text_.key("padding_percent").number(static_cast<std::int64_t>(100 * one.padding));
     text_.key("result").string(packet.result.failed() ? packet.result.message() : "ok").raw("}").end_event();
   }
 

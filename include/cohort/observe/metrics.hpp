@@ -73,6 +73,7 @@ public:
     ++state_.packets[std::min<std::size_t>(static_cast<std::size_t>(packet.reason), commit_reasons - 1)];
     state_.packet_ops.add(packet.submissions);
     state_.packet_records.add(packet.records);
+    state_.padding.add(packet.padding);
     state_.waited += packet.waited;
     state_.waited_hidden += packet.waited_hidden;
     const auto ahead = packet.work_in_flight_before + packet.estimated_work;
@@ -126,6 +127,7 @@ private:
                                            1e-3, 2.5e-3, 5e-3,  1e-2,  0.1,   1.0};
   static constexpr std::array count_bounds{1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0};
   static constexpr std::array error_bounds{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0};
+  static constexpr std::array share_bounds{0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0};
   static constexpr std::array decision_bounds{1e-7, 2e-7, 5e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3};
 
   using latency_histogram = detail::histogram<latency_bounds>;
@@ -154,6 +156,7 @@ private:
     std::array<std::uint64_t, commit_reasons> packets{};
     detail::histogram<count_bounds> packet_ops{};
     detail::histogram<count_bounds> packet_records{};
+    detail::histogram<share_bounds> padding{};
     latency_histogram wait{};
     detail::histogram<slack_bounds> slack{};
     detail::histogram<error_bounds> prediction_error{};
@@ -228,6 +231,9 @@ private:
     }
     out.histogram_family("cohort_packet_ops", "Submissions in a packet.", now.packet_ops);
     out.histogram_family("cohort_packet_records", "Records in a packet, after fusion.", now.packet_records);
+    out.histogram_family("cohort_packet_padding_ratio",
+                         "Part of a packet's predicted device time in which tiles compute what lies beyond a result.",
+                         now.padding);
     out.histogram_family("cohort_wait_seconds", "Time from submission to the packet.", now.wait);
     out.histogram_family("cohort_dispatch_slack_seconds",
                          "Time left to a submission's deadline when its packet was formed, less the work ahead of it.",

@@ -81,6 +81,9 @@ struct alignas(16) linear {
 
   static std::uint32_t plan(std::span<linear> members, const machine_shape& shape);
 
+  /// Rows and features of the tiles that the product has not, over all that the tiles have.
+  static double padding(std::span<const linear> members, const machine_shape& shape);
+
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable  // the host engine is called from here, but only for a host context
 #endif
@@ -230,6 +233,17 @@ std::uint32_t linear<T>::plan(std::span<linear> members, const machine_shape& sh
     member.variant = chosen;
   }
   return static_cast<std::uint32_t>(detail::gemm::tiles_of(total, first.n, extent));
+}
+
+template <element T>
+double linear<T>::padding(std::span<const linear> members, const machine_shape& shape) {
+  const linear& first = members.front();
+  // A thread of the host computes the rows that there are, and features in chunks; a block computes whole tiles.
+  const auto extent =
+      shape.host ? detail::gemm::tile_extent{1, detail::gemm::host_chunk} : detail::gemm::block_tile<T>(first.variant);
+  const auto computed =
+      static_cast<double>(detail::gemm::tiles_of(first.total_rows, first.n, extent)) * extent.rows * extent.columns;
+  return 1 - static_cast<double>(first.total_rows) * first.n / computed;
 }
 
 static_assert(sizeof(linear<float>) == 64 && fusable_op<linear<float>> && op<linear<bf16>> && op<linear<fp16>>);

@@ -54,6 +54,9 @@ struct packet_report {
   std::size_t left_pending = 0;                       ///< submissions that stayed behind
   /// Least time left until a member's deadline, less the work in flight and this packet's: below 0 it is expected late.
   std::chrono::nanoseconds least_slack{0};
+  /// Part of the predicted device time, without overhead, in which tiles compute what lies beyond a result, counting
+  /// only ops that say how much that is (`Op::padding`).
+  double padding = 0;
 };
 
 /// Counters of one scheduler since its construction. After all is done,

@@ -370,6 +370,7 @@ private:
     time_point first_deadline = time_point::max();
     double work_ns = 0;         // predicted
     double records_ns = 0;      // predicted, without overhead
+    double padding_ns = 0;      // the part of it that computes nothing; told to observers alone
     std::int64_t weight = 0;    // of its members, as `work_share` counts
     std::uint64_t company = 0;  // as the watch for stragglers says who may ride together
     std::int64_t waited = 0;
@@ -481,6 +482,8 @@ private:
     const std::uint32_t count = builder_.member_count();
     const machine_shape part{.workers = share_.of(shape_.workers, weight), .host = shape_.host};
     const std::uint32_t tiles = count == 0 ? 0 : info.plan(builder_.members(), count, part);
+    const bool told = observer_ != nullptr && info.padding != nullptr && tiles > 0;
+    const double padding = told ? info.padding(builder_.members(), count, part) : 0;
     const bool closed = tiles > 0 && builder_.close(tiles);
     if (!closed) builder_.drop();
     if (tiles > 0 && !closed) {
@@ -503,7 +506,9 @@ private:
     }
     packet.weight += weight;
     packet.company = company;
+    const double before = packet.records_ns;
     account(packet, from.op_index, model_.roofline(flops, bytes), count, taken, now);
+    packet.padding_ns += padding * (packet.records_ns - before);
     return outcome::placed;
   }
 
@@ -592,7 +597,8 @@ private:
                                       .work_in_flight_before = before.work_in_flight,
                                       .estimated_work = work,
                                       .left_pending = queue_.size(),
-                                      .least_slack = packet.first_deadline - now - before.work_in_flight - work},
+                                      .least_slack = packet.first_deadline - now - before.work_in_flight - work,
+                                      .padding = packet.records_ns > 0 ? packet.padding_ns / packet.records_ns : 0},
                         flights_.back().members.first);
     }
     return bytes;
