@@ -48,6 +48,7 @@ public:
     return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
   }
   void deallocate(cohort::memory_kind, void* pointer) noexcept override { std::free(pointer); }
+  void given_up(std::uint64_t, std::uint64_t) noexcept override {}  // nothing runs
 
 private:
   static constexpr auto table = Ops::table();

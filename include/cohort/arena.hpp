@@ -16,7 +16,8 @@
 
 namespace cohort::inline COHORT_ABI {
 
-/// What an arena holds, in bytes of blocks (requests rounded up to the granularity).
+/// What an arena holds, in bytes of blocks (requests rounded up to the granularity). What was returned and is held back
+/// counts as in use.
 struct arena_statistics {
   std::size_t capacity = 0;
   std::size_t in_use = 0;
@@ -27,7 +28,8 @@ struct arena_statistics {
 
 /// Best-fit allocator over [base, base + size), which it neither owns nor touches. All functions are safe from any
 /// thread and take O(log n) in the number of blocks, except that an alignment above the granularity may pass over free
-/// blocks that are large enough but lie badly. Neighbouring free blocks are merged at once.
+/// blocks that are large enough but lie badly. Neighbouring free blocks are merged at once. What is returned while work
+/// runs that may still use it can be held back until that is over (`hold_back`).
 class arena {
 public:
   static constexpr std::size_t default_granularity = 256;
@@ -43,7 +45,7 @@ public:
     const std::size_t usable = (size - skipped) & ~(granularity - 1);
     if (usable == 0) return;
     capacity_ = usable;
-    blocks_.emplace(begin + skipped, block{.bytes = usable, .index = {}, .used = false});
+    blocks_.emplace(begin + skipped, block{.bytes = usable, .used = false});
     free_.emplace(usable, begin + skipped);
   }
 
@@ -73,9 +75,86 @@ public:
   /// Returns a block. False, and nothing happens, when `pointer` is not one that is in use: returned before, or not
   /// from here. Null is no block.
   [[nodiscard]] bool deallocate(void* pointer) noexcept {
+    return deallocate(pointer, [](void*, std::size_t) {});
+  }
+
+  /// The same; `before_free(block, bytes)` is called before the block can be another's: now, or in `hold_back`. It must
+  /// neither throw nor call the arena.
+  template <class BeforeFree>
+  [[nodiscard]] bool deallocate(void* pointer, BeforeFree before_free) noexcept {
     std::lock_guard lock(mutex_);
-    auto here = blocks_.find(reinterpret_cast<std::uintptr_t>(pointer));
-    if (here == blocks_.end() || !here->second.used) return false;
+    const auto here = blocks_.find(reinterpret_cast<std::uintptr_t>(pointer));
+    if (here == blocks_.end() || !here->second.used || here->second.held_until != 0) return false;
+    if (complete_ == work_) {
+      before_free(pointer, here->second.bytes);
+      set_free(here);
+      return true;
+    }
+    here->second.held_until = work_;
+    (last_held_ != 0 ? blocks_.find(last_held_)->second.next_held : first_held_) = here->first;
+    last_held_ = here->first;
+    return true;
+  }
+
+  /// Pieces of work that may use blocks which are returned meanwhile are numbered from 1: `work` of them have begun,
+  /// and the first `complete` of these are over. Neither number shrinks. What is returned from now on is held back
+  /// until all that have begun by then are over; what was held back for the first `complete` alone becomes free.
+  /// `before_free`: as for `deallocate`.
+  template <class BeforeFree>
+  void hold_back(std::uint64_t work, std::uint64_t complete, BeforeFree before_free) noexcept {
+    std::lock_guard lock(mutex_);
+    work_ = work;
+    complete_ = complete;
+    while (first_held_ != 0) {
+      const auto here = blocks_.find(first_held_);
+      if (here->second.held_until > complete) return;
+      first_held_ = std::exchange(here->second.next_held, 0);
+      here->second.held_until = 0;
+      before_free(pointer_to(here->first), here->second.bytes);
+      set_free(here);
+    }
+    last_held_ = 0;
+  }
+
+  void hold_back(std::uint64_t work, std::uint64_t complete) noexcept {
+    hold_back(work, complete, [](void*, std::size_t) {});
+  }
+
+  /// Bytes of the block in use at `pointer`, at least what was asked for; 0 when there is none, or it was returned.
+  std::size_t block_bytes(const void* pointer) const noexcept {
+    std::lock_guard lock(mutex_);
+    const auto here = blocks_.find(reinterpret_cast<std::uintptr_t>(pointer));
+    return here != blocks_.end() && here->second.used && here->second.held_until == 0 ? here->second.bytes : 0;
+  }
+
+  arena_statistics statistics() const noexcept {
+    std::lock_guard lock(mutex_);
+    return {.capacity = capacity_,
+            .in_use = in_use_,
+            .high_water = high_water_,
+            .largest_free = free_.empty() ? 0 : free_.rbegin()->first,
+            .blocks_in_use = blocks_in_use_};
+  }
+
+private:
+  using size_index = std::set<std::pair<std::size_t, std::uintptr_t>>;  // free blocks: bytes, address
+
+  struct block {
+    std::size_t bytes = 0;
+    size_index::node_type index{};  // its node of the index while it is in use
+    std::uint64_t held_until = 0;   // returned, but not free before so many pieces of work are over; 0: not held back
+    std::uintptr_t next_held = 0;   // address of the one that was returned after it, while it is held back
+    bool used = false;
+  };
+  using block_map = std::map<std::uintptr_t, block>;
+
+  static constexpr bool is_power_of_two(std::size_t value) noexcept { return value != 0 && (value & (value - 1)) == 0; }
+  static constexpr std::size_t round_up(std::size_t value, std::size_t granularity) noexcept {
+    return (value + granularity - 1) & ~(granularity - 1);
+  }
+
+  /// Makes a block in use a free one, together with free neighbours.
+  void set_free(block_map::iterator here) noexcept {
     here->second.used = false;
     in_use_ -= here->second.bytes;
     --blocks_in_use_;
@@ -96,37 +175,10 @@ public:
     }
     node.value() = {here->second.bytes, here->first};
     free_.insert(std::move(node));
-    return true;
   }
 
-  /// Bytes of the block in use at `pointer`, at least what was asked for; 0 when there is none.
-  std::size_t block_bytes(const void* pointer) const noexcept {
-    std::lock_guard lock(mutex_);
-    const auto here = blocks_.find(reinterpret_cast<std::uintptr_t>(pointer));
-    return here != blocks_.end() && here->second.used ? here->second.bytes : 0;
-  }
-
-  arena_statistics statistics() const noexcept {
-    std::lock_guard lock(mutex_);
-    return {.capacity = capacity_,
-            .in_use = in_use_,
-            .high_water = high_water_,
-            .largest_free = free_.empty() ? 0 : free_.rbegin()->first,
-            .blocks_in_use = blocks_in_use_};
-  }
-
-private:
-  using size_index = std::set<std::pair<std::size_t, std::uintptr_t>>;  // free blocks: bytes, address
-
-  struct block {
-    std::size_t bytes = 0;
-    size_index::node_type index;  // its node of the index while it is in use
-    bool used = false;
-  };
-
-  static constexpr bool is_power_of_two(std::size_t value) noexcept { return value != 0 && (value & (value - 1)) == 0; }
-  static constexpr std::size_t round_up(std::size_t value, std::size_t granularity) noexcept {
-    return (value + granularity - 1) & ~(granularity - 1);
+  std::byte* pointer_to(std::uintptr_t address) const noexcept {
+    return base_ + (address - reinterpret_cast<std::uintptr_t>(base_));
   }
 
   /// Cuts [begin + before, + bytes) out of the free block at `begin`. Throws before it changes anything.
@@ -135,14 +187,14 @@ private:
     const std::size_t size = whole->second.bytes;
     const std::size_t after = size - before - bytes;
     // What is needed is made aside first: a node for each block that comes into being. Splicing nodes cannot throw.
-    std::map<std::uintptr_t, block> new_blocks;
+    block_map new_blocks;
     size_index new_free;
     if (before != 0) {
-      new_blocks.emplace(begin + before, block{.bytes = bytes, .index = {}, .used = true});
+      new_blocks.emplace(begin + before, block{.bytes = bytes, .used = true});
       new_free.emplace(before, begin);
     }
     if (after != 0) {
-      new_blocks.emplace(begin + before + bytes, block{.bytes = after, .index = {}, .used = false});
+      new_blocks.emplace(begin + before + bytes, block{.bytes = after, .used = false});
       new_free.emplace(after, begin + before + bytes);
     }
 
@@ -156,7 +208,7 @@ private:
     in_use_ += bytes;
     high_water_ = in_use_ > high_water_ ? in_use_ : high_water_;
     ++blocks_in_use_;
-    return base_ + (begin + before - reinterpret_cast<std::uintptr_t>(base_));
+    return pointer_to(begin + before);
   }
 
   std::byte* const base_;
@@ -164,11 +216,15 @@ private:
   std::size_t capacity_ = 0;
   mutable std::mutex mutex_;
   // All below is guarded by mutex_.
-  std::map<std::uintptr_t, block> blocks_;  // by address, without gaps; two free ones are never neighbours
+  block_map blocks_;  // by address, without gaps; two free ones are never neighbours
   size_index free_;
   std::size_t in_use_ = 0;
   std::size_t high_water_ = 0;
   std::size_t blocks_in_use_ = 0;
+  std::uint64_t work_ = 0;
+  std::uint64_t complete_ = 0;
+  std::uintptr_t first_held_ = 0;  // the held back, in the order in which they were returned; 0: none
+  std::uintptr_t last_held_ = 0;
 };
 
 }  // namespace cohort::inline COHORT_ABI

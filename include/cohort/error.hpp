@@ -20,7 +20,7 @@ using boost::system::system_error;
 /// Why a submission did not succeed. Every submission completes once: with success, or with one of these.
 enum class errc {
   queue_full = 1,        ///< the executor holds as many submissions as its options allow; submit again later
-  cancelled,             ///< a stop token or an Asio cancellation signal asked for it before the op was committed
+  cancelled,             ///< a stop token or an Asio cancellation signal asked for it before the op had completed
   stopped,               ///< the executor was stopped, before or after the submission
   device_lost,           ///< the device reported an error, or did not answer within the backend's time limit
   out_of_memory,         ///< an arena has no block of that size left
@@ -37,6 +37,7 @@ enum class errc {
   dropped,               ///< taken out of the queue when it could no longer finish by its deadline
   tenant_removed,        ///< the tenant was removed, or never existed
   evicted,               ///< its op type or its tenant is a straggler, and the straggler hook chose to refuse it
+  timed_out,             ///< the time limit of the request was over before the op had completed
 };
 
 namespace detail {
@@ -69,6 +70,7 @@ public:
       case errc::dropped: return "dropped from the queue: the deadline could no longer be met";
       case errc::tenant_removed: return "the tenant was removed";
       case errc::evicted: return "the op type or the tenant was evicted as a straggler";
+      case errc::timed_out: return "the time limit of the request was over";
     }
     return "unknown cohort error";
   }
@@ -82,7 +84,8 @@ public:
       case errc::tenant_queue_full: return generic::make_error_condition(generic::resource_unavailable_try_again);
       case errc::deadline_passed:
       case errc::deadline_unreachable:
-      case errc::dropped: return generic::make_error_condition(generic::timed_out);
+      case errc::dropped:
+      case errc::timed_out: return generic::make_error_condition(generic::timed_out);
       case errc::cancelled:
       case errc::stopped: return generic::make_error_condition(generic::operation_canceled);
       case errc::device_lost: return generic::make_error_condition(generic::no_such_device);

@@ -50,7 +50,9 @@ enum class drive : std::uint8_t {
 /// Set once, at construction.
 struct executor_options {
   drive driven_by = drive::thread;
-  std::size_t capacity = 65'536;   ///< submissions accepted and not yet delivered; one more is told `errc::queue_full`
+  /// Submissions accepted and not yet delivered, and those that were cancelled and are still on the device: one more is
+  /// told `errc::queue_full`.
+  std::size_t capacity = 65'536;
   scheduler_options scheduling{};  ///< what may be coalesced, and how much of it
   /// Told of what happens, on the thread that drives; must not block. Both outlive the executor; null: nobody.
   schedule_observer* observer = nullptr;
@@ -66,7 +68,7 @@ struct executor_options {
 /// Thread-safety: `submit`, `try_submit`, `async_submit`, `make_tenant`, `stop`, `statistics` from any thread. Under
 /// `drive::caller` the functions that drive (`poll`, `run`, `run_until_idle`, `drain`, `pause`, the destructor) from
 /// one thread at a time. Buffers that an op names must live, and must not be touched, until its submission has
-/// completed.
+/// completed; after one that was cancelled, see `buffer`.
 template <class Ops, class AsioExecutor = boost::asio::io_context::executor_type, policy Policy = late_binding>
 class executor {
   using engine_type = detail::engine<Policy>;
@@ -114,7 +116,8 @@ public:
 
   /// For `co_await`: suspends until the op has completed, coalesced with whatever else is pending. Throws
   /// `system_error` when it did not succeed. The op is copied; no memory is allocated. A stop request of the awaiting
-  /// task withdraws what is not yet committed (`errc::cancelled`). Must be awaited at most once.
+  /// task ends the wait at once (`errc::cancelled`): a pending op never runs, one on the device runs for nobody. Must
+  /// be awaited at most once.
   template <class Op>
   [[nodiscard]] auto submit(const Op& op, tenant_id tenant = 0) {
     return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::throws>(engine_, op, tenant);
@@ -197,8 +200,8 @@ public:
   // -- in both modes
   // ------------------------------------------------------------------------------------------------------
 
-  /// Blocks until everything accepted so far, and what it submits meanwhile, has been delivered. Under `drive::caller`
-  /// it drives. Not from a coroutine that this executor resumes.
+  /// Blocks until everything accepted so far, and what it submits meanwhile, has been delivered, and the device is done
+  /// with what was cancelled. Under `drive::caller` it drives. Not from a coroutine that this executor resumes.
   void drain() {
     if (poller_.joinable()) {
       engine_.wait_until_idle();

@@ -19,9 +19,11 @@ namespace cohort::inline COHORT_ABI {
 /// Owns `size()` elements of a backend's memory, uninitialised at first. Move-only; a buffer that was moved from, or
 /// made by default, is empty.
 ///
-/// Lifetime: a buffer must not outlive the backend, and must live until every op that uses it has completed, also one
-/// that was cancelled: a cancelled op may still be running on the device. Buffers are made and destroyed on any thread;
-/// one buffer is for one thread at a time.
+/// Lifetime: a buffer must not outlive the backend, and must live until the submission of every op that uses it has
+/// completed. One that completed because it was cancelled or timed out may still run on the device: the buffer may be
+/// destroyed nevertheless, and the backend hands its memory out again only when the device is done; but while it lives
+/// it must not be used before that (`executor::drain`, `executor::pause`). Buffers are made and destroyed on any
+/// thread; one buffer is for one thread at a time.
 ///
 /// Memory that host code may touch is a type of its own. A `pinned_buffer` is a range: it has elements, and `span()`. A
 /// `device_buffer` has none of these; it only tells ops where its elements are (`data()`, `view()`), because on a GPU

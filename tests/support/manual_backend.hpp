@@ -1,16 +1,16 @@
 // A backend for tests: packets complete when the test says so, in the order and with the result the test wants.
 #pragma once
 
+#include <cohort/arena.hpp>
 #include <cohort/backend/backend.hpp>
 #include <cohort/backend/host_context.hpp>
+#include <cohort/detail/lazy_memory.hpp>
 #include <cohort/schedule/packet.hpp>
 
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
-#include <new>
 #include <vector>
 
 namespace cohort::testing {
@@ -66,9 +66,14 @@ public:
   }
 
   void* allocate(memory_kind, std::size_t bytes, std::size_t alignment) noexcept override {
-    return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
+    void* const block = arena_.allocate(bytes, alignment);
+    if (block != nullptr) memory_.show(block, bytes);
+    return block;
   }
-  void deallocate(memory_kind, void* pointer) noexcept override { std::free(pointer); }
+  void deallocate(memory_kind, void* pointer) noexcept override { (void)arena_.deallocate(pointer, hide{memory_}); }
+  void given_up(std::uint64_t packets, std::uint64_t complete) noexcept override {
+    arena_.hold_back(packets, complete, hide{memory_});
+  }
 
   // -- for the test, any thread
   // -------------------------------------------------------------------------------------------
@@ -104,9 +109,16 @@ public:
     refuse_ = why;
   }
 
+  arena_statistics memory() const noexcept { return arena_.statistics(); }
+
   int pauses = 0;
 
 private:
+  struct hide {
+    const detail::lazy_memory& memory;
+    void operator()(void* block, std::size_t bytes) const noexcept { memory.hide(block, bytes); }
+  };
+
   void run(const std::vector<std::byte>& packet, const packet_header& header) {
     alignas(128) std::array<std::byte, Ops::host_scratch_bytes + 128> scratch;
     std::uint32_t offset = sizeof(packet_header);
@@ -130,6 +142,8 @@ private:
   std::deque<std::vector<std::byte>> committed_;
   std::deque<packet_completion> completed_;
   error_code refuse_{};
+  detail::lazy_memory memory_{1 << 20};
+  arena arena_{memory_.data(), memory_.size()};
 };
 
 }  // namespace cohort::testing

@@ -225,3 +225,33 @@ TEST_CASE("threads that share an arena never hold the same memory") {
   CHECK(tested.statistics().in_use == all.in_use());
   CHECK(tested.statistics().blocks_in_use == all.size());
 }
+
+TEST_CASE("what is returned while work runs is free when all of that work is complete, in whatever order blocks came") {
+  cohort::arena tested(untouchable, 1 << 16);
+  const auto in_use = [&] { return tested.statistics().blocks_in_use; };
+  void* const a = tested.allocate(256);
+  void* const b = tested.allocate(256);
+  void* const c = tested.allocate(256);
+  void* const d = tested.allocate(256);
+  tested.hold_back(1, 0);
+  CHECK(tested.deallocate(b));
+  CHECK_FALSE(tested.deallocate(b));  // returned is returned
+  CHECK(tested.block_bytes(b) == 0);
+  CHECK(in_use() == 4);
+  tested.hold_back(2, 0);
+  CHECK(tested.deallocate(a));
+  tested.hold_back(3, 1);
+  CHECK(in_use() == 3);
+  CHECK(tested.deallocate(c));
+  CHECK(tested.allocate(256) == b);
+  CHECK(tested.deallocate(b));
+  tested.hold_back(3, 2);
+  CHECK(in_use() == 3);
+  std::vector<std::pair<void*, std::size_t>> freed;
+  tested.hold_back(3, 3, [&](void* block, std::size_t bytes) { freed.emplace_back(block, bytes); });
+  CHECK(freed == std::vector<std::pair<void*, std::size_t>>{{c, 256}, {b, 256}});
+  CHECK(tested.deallocate(d, [&](void* block, std::size_t bytes) { freed.emplace_back(block, bytes); }));
+  CHECK(freed.back() == std::pair<void*, std::size_t>{d, 256});
+  CHECK(in_use() == 0);
+  CHECK(tested.allocate(1 << 16) == untouchable);
+}

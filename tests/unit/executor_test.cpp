@@ -2,6 +2,7 @@
 #include "../support/manual_backend.hpp"
 
 #include <cohort/executor.hpp>
+#include <cohort/memory.hpp>
 #include <cohort/spawn.hpp>
 #include <cohort/task.hpp>
 #include <cohort/when_all.hpp>
@@ -14,8 +15,12 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <deque>
 #include <future>
 #include <random>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -42,7 +47,19 @@ struct nothing {
   void run(Context&, std::uint32_t) const {}
 };
 
-using kernels = op_set<add_one, nothing>;
+/// Adds to what a buffer holds.
+struct add_to {
+  static constexpr const char* name = "add_to";
+  int* target = nullptr;
+
+  std::uint32_t tiles() const { return 1; }
+  template <class Context>
+  void run(Context&, std::uint32_t) const {
+    std::atomic_ref(*target).fetch_add(1, std::memory_order_relaxed);  // relaxed: completion orders it
+  }
+};
+
+using kernels = op_set<add_one, nothing, add_to>;
 using manual = testing::manual_backend<kernels>;
 using gpu_type = executor<kernels>;
 
@@ -65,6 +82,16 @@ void start(task<error_code> work, std::vector<error_code>& out, std::stop_token 
   detail::start(std::move(work), std::move(stop), [&out](std::exception_ptr, std::optional<error_code> ec) {
     out.push_back(ec.value_or(error_code(errc::device_lost)));
   });
+}
+
+/// Adds to a buffer of its own, which dies with it. Throws when the buffer was someone else's, too.
+template <class Executor>
+task<error_code> add_to_own_buffer(Executor& gpu) {
+  auto cell = make_pinned_buffer<int>(gpu.device(), 1);
+  cell[0] = 41;
+  const error_code ec = co_await gpu.try_submit(add_to{cell.data()});
+  if (!ec.failed() && cell[0] != 42) throw std::logic_error("another op wrote to this buffer");
+  co_return ec;
 }
 
 }  // namespace
@@ -177,7 +204,7 @@ TEST_CASE("a packet that the backend refuses fails its submissions and later one
   CHECK(x == 1);
 }
 
-TEST_CASE("a stop request withdraws a pending op at once and leaves a committed one to complete") {
+TEST_CASE("a stop request ends a pending op and a committed one at once, and the device runs the committed one") {
   caller_driven f;
   std::atomic<int> x = 0;
   std::vector<error_code> committed, pending, early;
@@ -193,18 +220,105 @@ TEST_CASE("a stop request withdraws a pending op at once and leaves a committed 
   const auto on_device = f.device.committed();
   stop.request_stop();
   f.gpu.poll();
-  CHECK(pending.size() == 4 - on_device);
+  CHECK(pending.size() == 3);
   for (const auto& ec : pending) CHECK(ec == errc::cancelled);
-  CHECK(committed.empty());
+  REQUIRE(committed.size() == 1);
+  CHECK(committed[0] == errc::cancelled);
   start(add(f.gpu, x), early, stop.get_token());
   REQUIRE(early.size() == 1);
   CHECK(early[0] == errc::cancelled);
+  CHECK(f.device.committed() == on_device);
   while (f.device.complete({})) {
   }
   f.gpu.run_until_idle();
-  REQUIRE(committed.size() == 1);
-  CHECK_FALSE(committed[0].failed());
+  CHECK(committed.size() + pending.size() == 4);
   CHECK(x == static_cast<int>(on_device));
+}
+
+TEST_CASE("cancelling one op of a packet leaves its company to complete with the device's result") {
+  caller_driven f;
+  std::atomic<int> x = 0;
+  std::vector<error_code> cancelled, others;
+  std::stop_source stop;
+  for (int i = 0; i < 2; ++i) start(add(f.gpu, x), others);
+  start(add(f.gpu, x), cancelled, stop.get_token());
+  for (int i = 0; i < 2; ++i) start(add(f.gpu, x), others);
+  f.gpu.poll();
+  REQUIRE(f.device.committed() == 1);
+  stop.request_stop();
+  f.gpu.poll();
+  REQUIRE(cancelled.size() == 1);
+  CHECK(cancelled[0] == errc::cancelled);
+  CHECK(others.empty());
+  f.device.complete({});
+  f.gpu.run_until_idle();
+  REQUIRE(others.size() == 4);
+  for (const auto& ec : others) CHECK_FALSE(ec.failed());
+  CHECK(cancelled.size() == 1);
+  CHECK(x == 5);
+}
+
+TEST_CASE("a buffer that dies with a cancelled coroutine is reserved until the device is done with it, no longer") {
+  caller_driven f;
+  std::vector<error_code> cancelled, other;
+  std::stop_source stop;
+  start(add_to_own_buffer(f.gpu), cancelled, stop.get_token());
+  f.gpu.poll();
+  CHECK(f.device.memory().blocks_in_use == 1);
+  stop.request_stop();
+  f.gpu.poll();
+  REQUIRE(cancelled.size() == 1);               // the coroutine and its buffer are gone
+  CHECK(f.device.memory().blocks_in_use == 1);  // but not the memory
+  start(add_to_own_buffer(f.gpu), other);
+  f.gpu.poll();
+  CHECK(f.device.memory().blocks_in_use == 2);
+  {
+    auto short_lived = make_pinned_buffer<int>(f.gpu.device(), 1);
+  }
+  CHECK(f.device.memory().blocks_in_use == 3);  // nobody knows who used it
+  f.device.complete({});
+  f.gpu.poll();
+  CHECK(f.device.memory().blocks_in_use == 1);
+  {
+    auto short_lived = make_pinned_buffer<int>(f.gpu.device(), 1);
+  }
+  CHECK(f.device.memory().blocks_in_use == 1);  // at once, where nothing was cancelled
+  while (f.device.complete({})) {
+  }
+  f.gpu.run_until_idle();
+  REQUIRE(other.size() == 1);
+  CHECK_FALSE(other[0].failed());
+  CHECK(f.device.memory().blocks_in_use == 0);
+}
+
+TEST_CASE("an executor is idle only when the device is done with what was cancelled, and it counts to its capacity") {
+  auto options = by_caller();
+  options.capacity = 2;
+  caller_driven f(false, options);
+  std::atomic<int> x = 0;
+  std::vector<error_code> cancelled, others;
+  std::stop_source stop;
+  for (int i = 0; i < 2; ++i) start(add(f.gpu, x), cancelled, stop.get_token());
+  f.gpu.poll();
+  stop.request_stop();
+  f.gpu.poll();
+  CHECK(cancelled.size() == 2);
+  start(add(f.gpu, x), others);
+  REQUIRE(others.size() == 1);
+  CHECK(others[0] == errc::queue_full);
+  std::thread device([&f] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    f.device.complete({});
+  });
+  f.gpu.drain();
+  CHECK(x == 2);
+  device.join();
+  start(add(f.gpu, x), others);
+  f.gpu.poll();
+  f.device.complete({});
+  f.gpu.drain();
+  CHECK(others.size() == 2);
+  CHECK_FALSE(others[1].failed());
 }
 
 TEST_CASE("an executor refuses the backend of another op set") {
@@ -264,32 +378,43 @@ TEST_CASE("tenants submit on their own behalf and keep their options") {
 }
 
 TEST_CASE("every submission ends once under any interleaving of submit, cancel, complete, pause and stop") {
-  // Seeds x schedules = 10,000 interleavings; each thread count is a different race.
+  // Each op has a counter of its own: success means that it ran, and what was cancelled ran once at most.
   constexpr int schedules = 10'000;
+  int cancelled_and_ran = 0;
   for (int schedule = 0; schedule < schedules; ++schedule) {
     std::mt19937 random(static_cast<unsigned>(schedule));
     auto options = by_caller();
     options.capacity = 1 + random() % 12;
+    struct request {
+      std::atomic<int> ran = 0;
+      int ended = 0;
+      error_code result{};
+      std::stop_source stop{};
+    };
+    std::deque<request> all;  // outlives the executor: what is cancelled still runs
     caller_driven f(false, options);
-    std::atomic<int> x = 0;
-    int started = 0, ended = 0, succeeded = 0;
-    std::vector<std::stop_source> stops;
+    std::vector<error_code> with_buffers;
+    std::size_t buffers = 0, ended = 0;
     for (int step = 0; step < 24; ++step) {
       switch (random() % 8) {
         case 0:
-        case 1:
-        case 2: {
-          ++started;
-          stops.emplace_back();
-          detail::start(add(f.gpu, x), stops.back().get_token(),
-                        [&](std::exception_ptr e, std::optional<error_code> ec) {
+        case 1: {
+          request& one = all.emplace_back();
+          detail::start(add(f.gpu, one.ran), one.stop.get_token(),
+                        [&one, &ended](std::exception_ptr, std::optional<error_code> ec) {
+                          ++one.ended;
                           ++ended;
-                          if (!e && !ec->failed()) ++succeeded;
+                          one.result = ec.value_or(errc::bad_size);
                         });
           break;
         }
+        case 2:
+          ++buffers;
+          start(add_to_own_buffer(f.gpu), with_buffers,
+                all.empty() ? std::stop_token() : all[random() % all.size()].stop.get_token());
+          break;
         case 3:
-          if (!stops.empty()) stops[random() % stops.size()].request_stop();
+          if (!all.empty()) all[random() % all.size()].stop.request_stop();
           break;
         case 4:
           f.device.complete(random() % 4 == 0 ? error_code(errc::device_lost) : error_code(), random() % 2 == 0);
@@ -302,61 +427,87 @@ TEST_CASE("every submission ends once under any interleaving of submit, cancel, 
       }
     }
     f.gpu.stop();
-    while (ended < started) {
+    while (ended < all.size() || with_buffers.size() < buffers || f.device.committed() > 0) {
       f.gpu.poll();
       f.device.complete({});
     }
-    CHECK(ended == started);
-    CHECK(succeeded == x);
-    if (ended != started || succeeded != x) {
+    f.gpu.run_until_idle();
+    bool right = f.device.memory().blocks_in_use == 0;
+    for (const request& one : all) {
+      const int ran = one.ran;
+      right = right && one.ended == 1 && (one.result.failed() || ran == 1) && ran <= 1;
+      if (one.result != errc::cancelled) right = right && ran == (one.result.failed() ? 0 : 1);
+      if (one.result == errc::cancelled) cancelled_and_ran += ran;
+    }
+    for (const error_code& ec : with_buffers) right = right && ec != errc::bad_size;
+    CHECK(right);
+    if (!right) {
       MESSAGE("schedule ", schedule);
       break;
     }
   }
+  CHECK(cancelled_and_ran > 1000);
 }
 
 TEST_CASE("cancellation, completion and submission on different threads end every submission once") {
+  std::atomic<int> cancelled = 0;
   for (unsigned seed = 0; seed < 40; ++seed) {
+    constexpr std::size_t count = 64;
+    struct request {
+      std::atomic<int> ran = 0;
+      std::atomic<int> ended = 0;
+      std::stop_source stop{};
+    };
+    std::vector<request> all(count);
     boost::asio::thread_pool pool(2);
     using pooled = executor<kernels, boost::asio::thread_pool::executor_type>;
     auto owned = std::make_unique<manual>();
     manual& device = *owned;
-    std::atomic<int> x = 0, ended = 0, succeeded = 0;
-    constexpr int count = 64;
-    std::vector<std::stop_source> stops(count);
+    std::atomic<bool> finished = false, wrong = false;
+    std::thread completer([&] {
+      // acquire: pairs with the release below
+      while (!finished.load(std::memory_order_acquire) || device.committed() > 0) {
+        if (!device.complete({})) std::this_thread::yield();
+      }
+    });
     {
       pooled gpu(pool, std::move(owned));
-      std::atomic<bool> finished = false;
-      std::thread completer([&] {
-        while (!finished.load(std::memory_order_acquire)) {  // acquire: pairs with the release below
-          if (!device.complete({})) std::this_thread::yield();
-        }
-      });
       std::thread canceller([&] {
         std::mt19937 random(seed);
-        for (int i = 0; i < count; ++i) {
-          stops[random() % count].request_stop();
+        for (std::size_t i = 0; i < count; ++i) {
+          all[random() % count].stop.request_stop();
           std::this_thread::yield();
         }
       });
-      auto work = [](pooled& g, std::atomic<int>& v) -> task<error_code> {
-        co_return co_await g.try_submit(add_one{&v});
+      auto work = [](pooled& g, request& mine) -> task<error_code> {
+        const error_code first = co_await g.try_submit(add_one{&mine.ran});
+        const error_code second = co_await add_to_own_buffer(g);
+        co_return first.failed() ? first : second;
       };
-      for (int i = 0; i < count; ++i) {
-        detail::start(work(gpu, x), stops[static_cast<std::size_t>(i)].get_token(),
-                      [&](std::exception_ptr e, std::optional<error_code> ec) {
-                        if (!e && !ec->failed()) succeeded.fetch_add(1, std::memory_order_relaxed);
-                        ended.fetch_add(1, std::memory_order_release);  // release: pairs with the wait below
-                      });
+      for (request& one : all) {
+        detail::start(work(gpu, one), one.stop.get_token(), [&](std::exception_ptr e, std::optional<error_code> ec) {
+          // relaxed, both: the wait below acquires through `ended`
+          if (e != nullptr || (!ec->failed() && one.ran != 1)) wrong.store(true, std::memory_order_relaxed);
+          if (!e && *ec == errc::cancelled) cancelled.fetch_add(1, std::memory_order_relaxed);
+          one.ended.fetch_add(1, std::memory_order_release);  // release: pairs with the wait below
+        });
       }
       canceller.join();
       if (seed % 2 == 0) gpu.stop();
-      while (ended.load(std::memory_order_acquire) < count) std::this_thread::yield();
+      for (request& one : all) {
+        while (one.ended.load(std::memory_order_acquire) == 0) std::this_thread::yield();  // acquire: see above
+      }
+      gpu.drain();
+      CHECK(device.memory().blocks_in_use == 0);
       finished.store(true, std::memory_order_release);  // release: pairs with the completer's acquire
       completer.join();
     }
     pool.join();
-    CHECK(ended == count);
-    CHECK(succeeded == x);
+    CHECK_FALSE(wrong);
+    for (const request& one : all) {
+      CHECK(one.ended == 1);
+      CHECK(one.ran <= 1);
+    }
   }
+  CHECK(cancelled > 0);
 }

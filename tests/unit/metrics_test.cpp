@@ -298,6 +298,36 @@ TEST_CASE("a packet's padding is that of its records, by the time that each is p
   CHECK(m.at("cohort_packet_padding_ratio_sum") == doctest::Approx(500. / 4000));
 }
 
+TEST_CASE(
+    "what is cancelled or times out is counted as that, pending or on the device, and its service is its tenant's") {
+  schedule_test::workshop shop;
+  metrics all;
+  scheduler<> s(schedule_test::op_table, machine_shape{},
+                device_rates{.flops_per_ns = 1, .bytes_per_ns = 1, .packet_overhead = 1000ns, .max_packets = 1});
+  s.observe(&all);
+  const auto submit = [&](std::chrono::nanoseconds expires) -> submission& {
+    auto& one = shop.make(schedule_test::odd);
+    one.expires = shop.at(expires);
+    s.submit(one, shop.at(0us));
+    return one;
+  };
+  submission& cancelled = submit(1s);
+  submit(2us);
+  CHECK_FALSE(s.next(shop.at(0us), shop.storage).empty());
+  CHECK(s.cancel(cancelled, shop.at(1us)));
+  submit(2us);  // pending
+  s.expire(shop.at(2us));
+  s.complete(1, {}, shop.at(6us));
+  const auto m = read(all.text());
+  CHECK(m.at("cohort_submissions_total", of_tenant("default", "0")) == 3);
+  CHECK(m.at("cohort_ends_total", of_tenant("default", "0", "cancelled")) == 1);
+  CHECK(m.at("cohort_ends_total", of_tenant("default", "0", "timed_out")) == 2);
+  CHECK(m.at("cohort_ends_total", of_tenant("default", "0", "completed")) == 0);
+  CHECK(m.at("cohort_deadline_misses_total", of_tenant("default", "0")) == 0);
+  CHECK(m.at("cohort_service_seconds_total", of_tenant("default", "0")) == doctest::Approx(6e-6));
+  CHECK(m.at("cohort_op_latency_seconds_count", {{"op", "odd"}, {"company", "yes"}}) == 0);
+}
+
 TEST_CASE("ops of one name share a series, and tenants of one name do not") {
   const std::array table{schedule_test::op_table[0], schedule_test::op_table[0]};
   metrics all;

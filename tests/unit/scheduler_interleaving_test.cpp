@@ -68,6 +68,7 @@ public:
                  .max_fused_rows = 1 + below(8),
                  .max_members = 1 + below(5),
                  .expected_keys = below(3)},
+        limits_(below(4) == 0),
         capacity_(128 + below(600)),
         scheduler_(op_table, cohort::machine_shape{},
                    cohort::device_rates{.flops_per_ns = 1,
@@ -93,7 +94,11 @@ public:
     }
     const auto& sum = scheduler_.statistics();
     must(sum.submitted == model_.size(), "the statistics do not count all submissions");
-    must(sum.submitted == sum.committed + sum.cancelled + sum.aborted + sum.settled, "the statistics do not add up");
+    must(sum.submitted == sum.committed + sum.cancelled + sum.timed_out + sum.aborted + sum.settled,
+         "the statistics do not add up");
+    must(scheduler_.given_up().orphans == 0, "an orphan was left behind");
+    must(sum.orphaned == orphaned_.size(), "the statistics do not count all orphans");
+    must(!scheduler_.ask_again().has_value(), "somebody is expected to expire after shutdown");
   }
 
   std::size_t submissions() const { return model_.size(); }
@@ -110,8 +115,10 @@ private:
       for (std::uint32_t i = 1 + below(5); i > 0; --i) submit();
     } else if (what < 62) {
       next();
-    } else if (what < 82) {
+    } else if (what < 80) {
       complete_any();
+    } else if (what < 82) {
+      expire();
     } else if (what < 96) {
       cancel_any();
     } else if (what < 98) {
@@ -132,6 +139,7 @@ private:
     one.rows = 1 + below(3);
     one.cost = {below(40), below(40)};
     if (below(2) == 0) one.next = one.previous = &one;  // whatever an inbox leaves there
+    if (limits_ && below(3) == 0) one.expires = now_ + std::chrono::nanoseconds{1 + below(300)};
     expectation expected{.tiles = tiles, .rows = one.rows, .state = submission_state::pending};
     const bool by_key = options_.coalesce == coalescing::fuse_and_pack && op_table[op].fusable && key != 0;
     expected.group = {op, by_key ? key : 0};
@@ -161,6 +169,7 @@ private:
 
     for (const cohort::submission* one = scheduler_.take_settled(); one != nullptr; one = one->next) {
       const std::size_t id = static_cast<const node*>(one)->as_odd.id;
+      if (timed_out(*one, id)) continue;
       const bool large = capacity_ / 16 * 16 < cohort::packet_builder::bytes_for(op_table[one->op_index].stride);
       must(large || model_[id].tiles == 0, "a submission with work was settled without a packet");
       must(model_[id].state == submission_state::pending, "a submission was settled that was not pending");
@@ -208,10 +217,50 @@ private:
     ++seen["fused"];
   }
 
+  void expire() {
+    scheduler_.expire(now_);
+    for (const cohort::submission* one = scheduler_.take_settled(); one != nullptr; one = one->next) {
+      must(timed_out(*one, static_cast<const node*>(one)->as_odd.id), "someone expired without a time limit");
+    }
+    for (std::size_t id = 0; id < model_.size(); ++id) {
+      const bool over = shop_.nodes[id].expires <= now_;
+      must(!over || model_[id].state == submission_state::done, "a time limit was missed");
+    }
+  }
+
+  /// Whether `one` ended by its time limit, as it then had to.
+  bool timed_out(const cohort::submission& one, std::size_t id) {
+    if (one.result != errc::timed_out) return false;
+    must(one.expires <= now_, "a submission timed out too early");
+    if (model_[id].state == submission_state::pending) {
+      std::erase(pending_[model_[id].group], id);
+      ++seen["timed out, pending"];
+    } else {
+      must(model_[id].state == submission_state::committed, "a submission timed out that was not inside");
+      orphan(id);
+      ++seen["timed out, committed"];
+    }
+    end(id, errc::timed_out);
+    return true;
+  }
+
+  /// A committed submission is told before its packet is complete.
+  void orphan(std::size_t id) {
+    orphaned_.insert(id);
+    for (auto& [sequence, packet] : flights_) {
+      const bool member = std::count(packet.begin(), packet.end(), id) != 0;
+      if (member && given_up_.count(sequence) == 0) given_up_[sequence] = ++given_up_packets_;
+    }
+  }
+
   /// Those who left a bucket stood first in it; those in packets left in order, and so did those without.
   void leave_in_order(const std::pair<std::uint16_t, std::uint64_t>& group, const std::vector<std::size_t>& taken) {
     auto& queue = pending_[group];
     must(taken.size() <= queue.size(), "more left a bucket than were in it");
+    if (limits_) {  // whoever has a time limit may overtake
+      for (const std::size_t id : taken) must(std::erase(queue, id) == 1, "someone left a bucket without being in it");
+      return;
+    }
     const std::set<std::size_t> left(queue.begin(), queue.begin() + static_cast<std::ptrdiff_t>(taken.size()));
     must(left == std::set<std::size_t>(taken.begin(), taken.end()), "someone in a bucket was overtaken");
     for (const auto state : {submission_state::committed, submission_state::done}) {
@@ -235,12 +284,14 @@ private:
     const cohort::submission* list =
         refused ? scheduler_.refuse(sequence, result, now_) : scheduler_.complete(sequence, result, now_);
     for (const std::size_t id : flights_.at(sequence)) {
+      if (orphaned_.count(id) != 0) continue;
       must(list == &shop_.nodes[id], "a packet came back with other members, or in another order");
       end(id, result);
       list = list->next;
     }
     must(list == nullptr, "a packet came back with more members than it left with");
     flights_.erase(sequence);
+    given_up_.erase(sequence);
     must(scheduler_.complete(sequence, {}, now_) == nullptr, "a packet completed twice");
   }
 
@@ -251,11 +302,16 @@ private:
     const submission_state before = one.state;
     const error_code result = one.result;
     const bool cancelled = scheduler_.cancel(one, now_);
-    must(cancelled == (model_[id].state == submission_state::pending), "cancel says the wrong thing");
+    must(cancelled == (model_[id].state != submission_state::done), "cancel says the wrong thing");
     if (cancelled) {
-      std::erase(pending_[model_[id].group], id);
+      const bool committed = model_[id].state == submission_state::committed;
+      if (committed) {
+        orphan(id);
+      } else {
+        std::erase(pending_[model_[id].group], id);
+      }
       end(id, errc::cancelled);
-      ++seen["cancelled"];
+      ++seen[committed ? "cancelled, committed" : "cancelled, pending"];
     } else {
       must(one.state == before && one.result == result, "cancel changed what it must not");
       ++seen["not cancelled"];
@@ -314,10 +370,20 @@ private:
     must(scheduler_.submissions_in_flight() == in_flight, "the number of submissions in flight is wrong");
     must(scheduler_.work_in_flight(now_) >= 0ns, "the work in flight is negative");
     must(!flights_.empty() || scheduler_.work_in_flight(now_) == 0ns, "an idle device has work");
+    std::size_t orphans = 0;
+    for (const auto& [sequence, members] : flights_) {
+      for (const std::size_t id : members) orphans += orphaned_.count(id);
+    }
+    std::uint64_t over = given_up_packets_;
+    for (const auto& [sequence, number] : given_up_) over = std::min(over, number - 1);
+    must(scheduler_.given_up().orphans == orphans, "the number of orphans is wrong");
+    must(scheduler_.given_up().packets == given_up_packets_, "the number of packets with orphans is wrong");
+    must(scheduler_.given_up().complete == over, "packets with orphans are not counted in their order");
   }
 
   std::mt19937 dice_;
   cohort::scheduler_options options_;
+  bool limits_;  ///< some submissions have a time limit
   std::size_t capacity_;
   workshop shop_;
   cohort::scheduler<Policy> scheduler_;
@@ -327,6 +393,9 @@ private:
   std::map<std::pair<std::uint16_t, std::uint64_t>, std::deque<std::size_t>>
       pending_;  ///< by bucket, in order of arrival
   std::map<std::uint32_t, std::vector<std::size_t>> flights_;
+  std::set<std::size_t> orphaned_;                   ///< cancelled or timed out while committed
+  std::map<std::uint32_t, std::uint64_t> given_up_;  ///< packets in flight that hold some, by sequence number
+  std::uint64_t given_up_packets_ = 0;
 };
 
 template <class Policy>
@@ -352,7 +421,8 @@ TEST_CASE(
   }
   // The schedules are of use only if each way to end was taken often.
   for (const char* kind :
-       {"completed", "failed", "refused", "cancelled", "not cancelled", "aborted", "no tiles", "too large", "fused"}) {
+       {"completed", "failed", "refused", "cancelled, pending", "cancelled, committed", "not cancelled",
+        "timed out, pending", "timed out, committed", "aborted", "no tiles", "too large", "fused"}) {
     CAPTURE(kind);
     CHECK(seen[kind] > 1000);
   }

@@ -235,6 +235,31 @@ TEST_CASE("what ends without a packet is told with how it ended, exactly once") 
   CHECK(check_schema(events_of(trace)).size() == 7);
 }
 
+TEST_CASE(
+    "what is cancelled or times out on the device has one beginning, one packet and one end, and its own result") {
+  scheduler_with_recorder b;
+  b.submit(0ns);  // 1
+  b.submit(0ns);  // 2: will be cancelled
+  auto& limited = b.make(schedule_test::odd);
+  limited.expires = b.at(10ns);
+  b.s.submit(limited, b.at(0ns));  // 3
+  CHECK_FALSE(b.s.next(b.at(1ns), b.storage).empty());
+  CHECK(b.s.cancel(b.nodes[1], b.at(5ns)));
+  CHECK(b.s.expire(b.at(10ns)));
+  CHECK(b.recorder.snapshot().ops.empty());
+  b.nodes[1].id = limited.id = 99;  // the nodes are their owners' again
+  b.s.complete(1, {}, b.at(20ns));
+  const auto trace = b.recorder.snapshot();
+  std::map<std::uint64_t, error_code> results;
+  for (const auto& one : trace.ops) {
+    CHECK(results.emplace(one.id, one.result).second);
+    CHECK(one.packet == 1);
+    CHECK(one.ended == b.at(20ns));
+  }
+  CHECK(results == std::map<std::uint64_t, error_code>{{1, {}}, {2, errc::cancelled}, {3, errc::timed_out}});
+  CHECK(check_schema(events_of(trace)).size() == 3);
+}
+
 TEST_CASE("a packet that the backend refused and its successor of the same number are told apart") {
   scheduler_with_recorder b;
   b.submit(0ns);

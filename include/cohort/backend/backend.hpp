@@ -76,6 +76,12 @@ public:
   virtual void* allocate(memory_kind kind, std::size_t bytes, std::size_t alignment) noexcept = 0;
   virtual void deallocate(memory_kind kind, void* pointer) noexcept = 0;
 
+  /// Committed submissions were cancelled, or packets with such are complete. Packets that hold cancelled work are
+  /// numbered from 1 as they become such: there are `packets` of them, and the first `complete` are complete. What
+  /// `deallocate` is given from now on must not be handed out again before all these `packets` are complete. Told
+  /// before whoever waited for the cancelled is.
+  virtual void given_up(std::uint64_t packets, std::uint64_t complete) noexcept = 0;
+
 protected:
   backend() = default;
 };

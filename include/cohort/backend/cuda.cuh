@@ -248,6 +248,11 @@ public:
     assert(known && "returned twice, or with another memory_kind, or not from this backend");
   }
 
+  void given_up(std::uint64_t packets, std::uint64_t complete) noexcept override {
+    device_.hold_back(packets, complete);
+    pinned_.hold_back(packets, complete);
+  }
+
   arena_statistics memory(memory_kind kind) const noexcept {
     return kind == memory_kind::device ? device_.statistics() : pinned_.statistics();
   }

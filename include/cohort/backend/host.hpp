@@ -114,13 +114,14 @@ public:
 
   void deallocate(memory_kind kind, void* pointer) noexcept override {
     if (pointer == nullptr) return;
-    arena& owner = arena_of(kind);
-    // Before it goes back: afterwards it may be another's at once.
-    if constexpr (detail::memory_can_hide) {
-      if (const std::size_t bytes = owner.block_bytes(pointer); bytes != 0) memory_of(kind).hide(pointer, bytes);
-    }
-    [[maybe_unused]] const bool known = owner.deallocate(pointer);
+    [[maybe_unused]] const bool known = arena_of(kind).deallocate(pointer, hide{memory_of(kind)});
     assert(known && "returned twice, or with another memory_kind, or not from this backend");
+  }
+
+  void given_up(std::uint64_t packets, std::uint64_t complete) noexcept override {
+    for (const memory_kind kind : {memory_kind::device, memory_kind::pinned}) {
+      arena_of(kind).hold_back(packets, complete, hide{memory_of(kind)});
+    }
   }
 
   arena_statistics memory(memory_kind kind) const noexcept {
@@ -129,6 +130,11 @@ public:
 
 private:
   static constexpr auto table = Ops::table();
+
+  struct hide {
+    const detail::lazy_memory& memory;
+    void operator()(void* block, std::size_t bytes) const noexcept { memory.hide(block, bytes); }
+  };
 
   static void run_tiles(std::byte* scratch, const record_header& record, std::uint32_t first,
                         std::uint32_t last) noexcept {

@@ -73,7 +73,8 @@ public:
     return true;
   }
 
-  /// Asks to withdraw a waiter that was or will be submitted. It still completes through its delivery.
+  /// Asks to withdraw a waiter that was or will be submitted. It still completes through its delivery, which does not
+  /// wait for the device any more.
   void cancel(waiter& one) noexcept {
     // acq_rel: pairs with the same in submit and finish, so that exactly one side knows that a message is due.
     const auto before = one.phase.fetch_or(waiter::cancel_asked, std::memory_order_acq_rel);
@@ -92,7 +93,8 @@ public:
     return stopping_.load(std::memory_order_acquire);
   }  // acquire: pairs with request_stop
 
-  /// Accepted submissions that were not delivered yet. Acquire: their deliveries happened before a zero.
+  /// Accepted submissions that were not delivered yet, or that were given up and are still on the device. Acquire:
+  /// their deliveries, and what the device did, happened before a zero.
   std::size_t outstanding() const noexcept { return outstanding_.load(std::memory_order_acquire); }
 
   /// Blocks until nothing is outstanding. Not from the owner.
@@ -180,7 +182,7 @@ public:
     if (needs_polling_ ? scheduler_.packets_in_flight() > 0 : std::exchange(completion_seen_, false)) {
       moved |= take_completions(now);
     }
-    if (scheduler_.expire(now)) moved = true;  // also while the device takes no packet
+    if (scheduler_.expire(now)) moved = true;  // also while the device is busy or takes no packet
     finish_all(scheduler_.take_settled());
     const bool pause = pause_asked_.load(std::memory_order_acquire);  // acquire: pairs with request_pause
     if (!pause) {
@@ -233,6 +235,19 @@ private:
   void leave(std::size_t count) noexcept {
     // release: what was delivered happened before a zero that wait_until_idle sees; seq_cst includes it, see submit.
     if (outstanding_.fetch_sub(count, std::memory_order_seq_cst) == count) outstanding_.notify_all();
+  }
+
+  /// What is given up counts as outstanding twice at most, while its waiter is on its way, and once until its packet is
+  /// complete. Returns how many of `ready` and of those that the device has left are to be counted out.
+  std::size_t account_given_up(std::size_t ready) noexcept {
+    const auto now = scheduler_.given_up();
+    if (now == given_up_) return ready;
+    device_->given_up(now.packets, now.complete);  // before anybody is told, who then may give memory back
+    const std::size_t before = std::exchange(given_up_, now).orphans;
+    if (before + ready >= now.orphans) return before + ready - now.orphans;
+    // relaxed: it only grows here, while submissions are outstanding that keep it from being zero.
+    outstanding_.fetch_add(now.orphans - before - ready, std::memory_order_relaxed);
+    return 0;
   }
 
   void notice_completion() noexcept {
@@ -353,18 +368,16 @@ private:
   }
 
   bool deliver() {
-    const std::size_t count = std::exchange(ready_count_, 0);
-    if (count == 0) return false;
-    // Counted out before the waiters run: they may submit again at once, and the queue has room for them.
+    const std::size_t count = account_given_up(std::exchange(ready_count_, 0));
     submission* const finished = ready_.release();
-    delivered_ = !inline_delivery_;
-    if (inline_delivery_) {
-      leave(count);
+    if (finished == nullptr && count == 0) return false;
+    // Counted out before the waiters run: they may submit again at once, and the queue has room for them.
+    if (inline_delivery_) leave(count);
+    if (finished != nullptr) {
+      delivered_ = !inline_delivery_;
       deliver_(target_, finished);
-    } else {
-      deliver_(target_, finished);
-      leave(count);
     }
+    if (!inline_delivery_) leave(count);
     return true;
   }
 
@@ -418,6 +431,7 @@ private:
   submission_chain ready_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;
+  typename scheduler<Policy>::given_up_work given_up_{};  // as the device was told
   bool completion_seen_ = false;
   bool inline_delivery_ = false;
   bool delivered_ = false;  // to other threads, since the last rest

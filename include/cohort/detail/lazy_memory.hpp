@@ -22,13 +22,6 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-/// Whether this build hides memory that nobody owns from accesses (see `lazy_memory::hide`).
-#if defined(COHORT_ADDRESS_SANITIZER)
-inline constexpr bool memory_can_hide = true;
-#else
-inline constexpr bool memory_can_hide = false;
-#endif
-
 /// Owns `bytes` of private zeroed address space, aligned to a page. Pages cost memory from their first access on. The
 /// space starts hidden: whoever hands out a part of it shows that part first.
 class lazy_memory {

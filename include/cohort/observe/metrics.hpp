@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cohort/config.hpp>
+#include <cohort/error.hpp>
 #include <cohort/observe/detail/exposition.hpp>
 #include <cohort/op.hpp>
 #include <cohort/schedule/observer.hpp>
@@ -95,11 +96,16 @@ public:
     const std::size_t company = packet.submissions > 1 ? 1 : 0;
     for (const submission* one = packet.members; one != nullptr; one = one->next) {
       if (tenant_series* const tenant = tenant_of(*one)) {
-        ++(failed ? tenant->failed : tenant->completed);
-        if (packet.ended > one->deadline) ++tenant->missed;
         if (!failed) tenant->service += packet.service(*one);
+        if (one->orphan) {
+          const ending how = one->result == errc::timed_out ? ending::timed_out : ending::cancelled;
+          ++tenant->ended[static_cast<std::size_t>(how)];
+        } else {
+          ++(failed ? tenant->failed : tenant->completed);
+          if (packet.ended > one->deadline) ++tenant->missed;
+        }
       }
-      if (failed) continue;
+      if (failed || one->orphan) continue;
       op_series& op = state_.ops[state_.series_of_op[one->op_index]];
       op.latency[company].add(seconds(packet.ended - one->arrived));
       // Completions that are seen together count as one after the other, the later ones as no time.

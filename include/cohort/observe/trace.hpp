@@ -146,7 +146,6 @@ public:
       traced_op op = describe(*one, packet.ended);
       op.packet = packet.sequence;
       op.committed = packet.committed;
-      op.result = packet.result;
       ops_.push(op);
     }
   }

@@ -18,9 +18,10 @@
 
 namespace cohort::inline COHORT_ABI {
 
-/// How a submission ended that never was in a packet. Its `result` says more.
+/// How a submission ended that never was in a packet, or that its waiter gave up in one. Its `result` says more.
 enum class ending : std::uint8_t {
   cancelled,  ///< its owner withdrew it
+  timed_out,  ///< the time limit of its request was over
   refused,    ///< at submission
   dropped,    ///< from the queue, because its deadline could no longer be met
   aborted,    ///< the scheduler was stopped
@@ -28,11 +29,12 @@ enum class ending : std::uint8_t {
 };
 
 /// Number of values of `ending`.
-inline constexpr std::size_t endings = 5;
+inline constexpr std::size_t endings = 6;
 
 constexpr const char* to_string(ending how) noexcept {
   switch (how) {
     case ending::cancelled: return "cancelled";
+    case ending::timed_out: return "timed_out";
     case ending::refused: return "refused";
     case ending::dropped: return "dropped";
     case ending::aborted: return "aborted";
@@ -50,8 +52,9 @@ struct packet_result {
   time_point ended{};
   std::chrono::nanoseconds predicted{0};  ///< of `ended - began`, when it was committed
   std::uint32_t submissions = 0;
-  std::uint32_t missed = 0;             ///< of them, after their deadline
-  const submission* members = nullptr;  ///< linked by `next`
+  std::uint32_t missed = 0;  ///< of them, after their deadline
+  /// Linked by `next`. Each has its own `result`: an orphan's is what its waiter was told while the packet ran.
+  const submission* members = nullptr;
   /// Device time over predicted device time of the records, with which members are charged.
   double service_scale = 0;
 
@@ -66,7 +69,8 @@ struct packet_result {
 /// Told by the scheduler's owner, inside the scheduler's functions: a function of it must not throw (but for
 /// `observing` and `tenant_set`), block, or call the scheduler. What it is given is valid during the call. Each
 /// submission has an `id` of its own and is told as `arrived`, then either in one `formed` and one `completed`, or by
-/// one `ended`.
+/// one `ended`. What is cancelled or times out on the device stays a member of its packet until `completed`: as another
+/// object, with the same `id` and `orphan` set.
 class schedule_observer {
 public:
   virtual ~schedule_observer() = default;

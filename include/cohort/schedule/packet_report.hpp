@@ -60,12 +60,14 @@ struct packet_report {
 };
 
 /// Counters of one scheduler since its construction. After all is done,
-/// submitted = committed + cancelled + aborted + settled + refused + dropped.
+/// submitted = committed + cancelled + timed_out + aborted + settled + refused + dropped.
 struct scheduler_statistics {
   std::uint64_t submitted = 0;
   std::uint64_t committed = 0;  ///< submissions that went into a packet
   std::uint64_t fused = 0;      ///< those of them that shared a record
-  std::uint64_t cancelled = 0;
+  std::uint64_t cancelled = 0;  ///< while pending
+  std::uint64_t timed_out = 0;  ///< while pending
+  std::uint64_t orphaned = 0;   ///< of the committed, those that were cancelled or timed out on the device
   std::uint64_t aborted = 0;
   std::uint64_t settled = 0;  ///< completed without a packet: no tiles, or too large
   std::uint64_t refused = 0;  ///< at submission: full queue, deadline that cannot be met, unknown tenant

@@ -3,8 +3,9 @@
 // no clock. Whoever knows packets and ops may enter; threads, executors and CUDA may not.
 //
 //     created --submit--> pending --next--> committed --complete--> done
+//                            |                  \--cancel, expire--> done; an orphan stays in the packet
 //                            |  \--next: nothing to do, or too large--> done (take_settled)
-//                            \--cancel, abort_pending--> done
+//                            \--cancel, expire, abort_pending--> done
 #pragma once
 
 #include <cohort/backend/backend.hpp>
@@ -16,6 +17,7 @@
 #include <cohort/schedule/intrusive_list.hpp>
 #include <cohort/schedule/latency_model.hpp>
 #include <cohort/schedule/observer.hpp>
+#include <cohort/schedule/orphan_pool.hpp>
 #include <cohort/schedule/packet.hpp>
 #include <cohort/schedule/packet_builder.hpp>
 #include <cohort/schedule/packet_report.hpp>
@@ -61,8 +63,8 @@ struct scheduler_options {
 ///
 /// Complexity, with n pending: `submit` O(1); what leaves, by whatever way, costs O(log n) amortised.
 /// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, packets, op types or
-/// tenants are in use than ever before (`std::bad_alloc` leaves everything as it was). Thread-safety: none; distinct
-/// schedulers are independent.
+/// tenants are in use than ever before (`std::bad_alloc` leaves everything as it was), and in `cancel` and `expire`
+/// when more than ever are given up on the device at once. Thread-safety: none; distinct schedulers are independent.
 template <policy Policy = late_binding>
 class scheduler {
 public:
@@ -113,9 +115,9 @@ public:
   /// submission is done or, for the descriptor, committed.
   ///
   /// A submission may be refused: it is done then, and found in `take_settled`. Errors: `errc::tenant_removed`,
-  /// `errc::evicted`, `errc::tenant_queue_full`; of a tenant that drops late work also `errc::deadline_passed` and
-  /// `errc::deadline_unreachable`. A scheduler with nothing inside admits everything whose deadline lies ahead, so that
-  /// a wrong prediction corrects itself.
+  /// `errc::evicted`, `errc::tenant_queue_full`, `errc::timed_out`; of a tenant that drops late work also
+  /// `errc::deadline_passed` and `errc::deadline_unreachable`. A scheduler with nothing inside admits everything whose
+  /// deadline lies ahead, so that a wrong prediction corrects itself.
   void submit(submission& one, time_point now) {
     assert(one.state == submission_state::created);
     assert(one.op_index < ops_.size() && (one.op_bytes + 15) / 16 * 16 == ops_[one.op_index].stride);
@@ -126,7 +128,7 @@ public:
     one.id = statistics_.submitted + 1;
     one.arrived = now;
     one.sequence = 0;
-    one.droppable = false;
+    one.droppable = one.expiring = one.orphan = false;
     if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
     detail::tenant_state& tenant = tenants_[one.tenant];
     if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) {
@@ -135,7 +137,9 @@ public:
 
     const std::int64_t at = since_epoch(now);
     const std::int64_t usual = at + static_cast<std::int64_t>(std::min(tenant.target_ns, farthest_target));
-    const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
+    const std::int64_t expires = since_epoch(one.expires);
+    if (expires <= at) return refuse(one, errc::timed_out, tenant);
+    const std::int64_t deadline = std::min({since_epoch(one.deadline), expires, usual});
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
     one.charged_ns = model_.predict(one.op_index, model_.roofline(one.cost), false);
     one.work_ns = one.charged_ns + model_.overhead();
@@ -166,7 +170,8 @@ public:
       queue_.add(one);
       ++tenant.pending;
     }
-    if (one.droppable) expiry_.insert(one);
+    one.leaves = one.droppable ? std::min(one.latest_start + 1, expires) : expires;
+    if (one.leaves != never) expire_later(one);
     share_.pending(model_.roofline(one.cost));
     one.state = submission_state::pending;
     ++statistics_.submitted;
@@ -174,24 +179,33 @@ public:
     if (observer_ != nullptr) observer_->arrived(one, now);
   }
 
-  /// Takes a pending submission out: it is done with `errc::cancelled`, and the caller tells its waiter. False when it
-  /// is not pending: nothing changes; committed work completes as usual.
+  /// Ends a submission with `errc::cancelled`; the caller tells its waiter. What is pending leaves the queue. What is
+  /// committed goes on in its packet without it: an orphan takes its place there, and its result is discarded; the
+  /// descriptor is not needed, but what it points to is until the packet is complete (see `given_up`). False, and
+  /// nothing changes, when it is not inside, or when there is no memory for an orphan: it completes as usual then.
   bool cancel(submission& one, time_point now) noexcept {
+    if (one.state == submission_state::committed) return give_up(one, errc::cancelled);
     if (one.state != submission_state::pending) return false;
     withdraw(one, errc::cancelled);
+    ++tenants_[one.tenant].counters.cancelled;
     ++statistics_.cancelled;
     if (observer_ != nullptr) observer_->ended(one, ending::cancelled, now);
     return true;
   }
 
-  /// Drops what can no longer meet its deadline: it is found in `take_settled`. To be called when the time of
-  /// `ask_again` has come, also while the backend has no room. Returns whether anything was dropped.
+  /// Ends what can no longer meet its deadline, where its tenant drops that, and what has reached its time limit,
+  /// pending or committed (as `cancel`): it is found in `take_settled`. To be called when the time of `ask_again` has
+  /// come, also while the backend has no room. Returns whether anything ended.
   bool expire(time_point now) noexcept {
     bool any = false;
     while (submission* const one = expiry_.front()) {
-      if (one->latest_start >= since_epoch(now)) break;
-      drop(*one, now);
+      if (one->leaves > since_epoch(now)) break;
       any = true;
+      if (one->expires > now) {
+        drop(*one, now);
+      } else {
+        time_out(*one, now);
+      }
     }
     return any;
   }
@@ -222,12 +236,12 @@ public:
   }
 
   /// A packet left the device: its members are done with `result`. Returns them linked by `next`, by record and within
-  /// a record by urgency; null for a sequence number that is not in flight.
+  /// a record by urgency; null for a sequence number that is not in flight, and when all its members were given up.
   submission* complete(std::uint32_t sequence, error_code result, time_point now) noexcept {
     const auto found = std::find_if(flights_.begin(), flights_.end(),
                                     [sequence](const flight& packet) { return packet.sequence == sequence; });
     if (found == flights_.end()) return nullptr;
-    submission* const members = found->members.release();
+    submission* members = found->members.release();
     backlog_.completed(nanoseconds(found->work_ns), now);
     submissions_in_flight_ -= found->count;
     share_.gone(found->weight);
@@ -244,12 +258,14 @@ public:
       tenants_.serve(tenant, one->charged_ns, share > 0 ? one->work_ns * share : measured_ns / found->count);
       tenant.in_flight_ns -= one->work_ns;
       if (--tenant.in_flight == 0) tenant.in_flight_ns = 0;  // no rounding error lives for long
+      departed(tenant);
+      if (one->orphan) continue;
       ++tenant.counters.completed;
       if (now > one->deadline) {
         ++missed;
         ++tenant.counters.missed;
       }
-      departed(tenant);
+      unexpire(*one);
       finish(*one, result);
     }
     statistics_.missed += missed;
@@ -270,8 +286,11 @@ public:
                                          .members = members,
                                          .service_scale = share});
     }
+    if (found->orphans > 0) members = without_orphans(members, found->orphans);
+    const bool gave_up = found->orphans > 0;
     *found = flights_.back();
     flights_.pop_back();
+    if (gave_up) count_complete();
     if (flights_.empty()) busy_sum_ += (now - busy_since_).count();
     return members;
   }
@@ -279,14 +298,15 @@ public:
   /// As `complete`, for a packet that the backend did not take. When it was the newest, the next packet has its number
   /// again, because a backend wants numbers without gaps.
   submission* refuse(std::uint32_t sequence, error_code result, time_point now) noexcept {
+    const std::size_t before = flights_.size();
     submission* const members = complete(sequence, result, now);
-    if (members != nullptr && sequence == sequence_) sequence_ = sequence_before_;
+    if (flights_.size() < before && sequence == sequence_) sequence_ = sequence_before_;
     return members;
   }
 
-  /// Submissions that ended without a packet since the last call, linked by `next` in order: refused by `submit`,
-  /// dropped, or finished by `next` with success when their op has no tiles and with `errc::op_too_large` when it would
-  /// not fit an empty packet.
+  /// Submissions that ended outside `cancel` and `complete` since the last call, linked by `next` in order: refused by
+  /// `submit`, dropped, timed out, or finished by `next` with success when their op has no tiles and with
+  /// `errc::op_too_large` when it would not fit an empty packet.
   submission* take_settled() noexcept { return settled_.release(); }
 
   /// Everything pending is done with `result`: linked by `next`, what is in the queue in order of arrival, then what
@@ -312,8 +332,8 @@ public:
   std::optional<time_point> ask_again() const noexcept {
     const submission* const first = expiry_.front();
     if (first == nullptr) return ask_again_;
-    const time_point drop_at{std::chrono::nanoseconds{first->latest_start + 1}};
-    return ask_again_ ? std::min(*ask_again_, drop_at) : drop_at;
+    const time_point leaves{std::chrono::nanoseconds{first->leaves}};
+    return ask_again_ ? std::min(*ask_again_, leaves) : leaves;
   }
 
   /// Tells the policy that nothing more will be submitted (or takes it back). Call `next` after it.
@@ -323,6 +343,17 @@ public:
   std::size_t pending() const noexcept { return queue_.size() + aside_; }
   std::size_t packets_in_flight() const noexcept { return flights_.size(); }
   std::size_t submissions_in_flight() const noexcept { return submissions_in_flight_; }
+
+  /// Work that was given up and may still run.
+  struct given_up_work {
+    std::size_t orphans = 0;     ///< submissions that were cancelled or timed out, and whose packet is not complete
+    std::uint64_t packets = 0;   ///< packets that ever held some, numbered from 1 as they lost their first waiter
+    std::uint64_t complete = 0;  ///< the first so many of them are complete
+    friend bool operator==(const given_up_work&, const given_up_work&) = default;
+  };
+
+  /// What a descriptor of theirs points to is the device's while `orphans` is not 0.
+  const given_up_work& given_up() const noexcept { return given_up_; }
 
   /// Estimated device time until everything committed is complete.
   std::chrono::nanoseconds work_in_flight(time_point now) const noexcept { return backlog_.left(now); }
@@ -352,10 +383,11 @@ public:
 
 private:
   static constexpr ordering order = detail::order_of<Policy>();
+  static constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
   static constexpr double farthest_target = 1e15;  // ns, eleven days: sums with it stay far from overflow
 
-  struct by_latest_start {
-    bool operator()(const submission& a, const submission& b) const noexcept { return a.latest_start < b.latest_start; }
+  struct by_leaving {
+    bool operator()(const submission& a, const submission& b) const noexcept { return a.leaves < b.leaves; }
   };
 
   /// One committed packet.
@@ -364,6 +396,8 @@ private:
     std::uint32_t count = 0;
     std::uint32_t fused = 0;
     std::uint32_t part_count = 0;
+    std::uint32_t orphans = 0;
+    std::uint64_t given_up = 0;  // its number among the packets with orphans
     detail::submission_chain members{};
     time_point oldest = time_point::max();
     time_point committed{};
@@ -545,7 +579,11 @@ private:
     if (count > 1) packet.fused += count;
     for (submission* one = taken.first; one != nullptr; one = one->next) {
       detail::tenant_state& tenant = tenants_[one->tenant];
-      unexpire(*one);
+      if (one->expiring) {
+        unexpire(*one);
+        one->leaves = since_epoch(one->expires);
+        if (one->leaves != never) expire_later(*one);
+      }
       one->work_ns = predicted / count;
       one->state = submission_state::committed;
       one->sequence = packet.sequence;
@@ -653,6 +691,19 @@ private:
     if (observer_ != nullptr) observer_->ended(one, ending::settled, now);
   }
 
+  void time_out(submission& one, time_point now) noexcept {
+    if (one.state == submission_state::committed) {
+      unexpire(one);  // whatever comes of it, or it would be asked for again
+      if (give_up(one, errc::timed_out)) settled_.push_back(one);
+      return;
+    }
+    ++tenants_[one.tenant].counters.timed_out;
+    withdraw(one, errc::timed_out);
+    settled_.push_back(one);
+    ++statistics_.timed_out;
+    if (observer_ != nullptr) observer_->ended(one, ending::timed_out, now);
+  }
+
   void drop(submission& one, time_point now, bool settle_bucket = true) noexcept {
     ++tenants_[one.tenant].counters.dropped;
     withdraw(one, errc::dropped, settle_bucket);
@@ -692,14 +743,77 @@ private:
     if (tenant.aside.front() != nullptr) look_at(tenant);
   }
 
+  void expire_later(submission& one) noexcept {
+    expiry_.insert(one);
+    one.expiring = true;
+  }
+
   void unexpire(submission& one) noexcept {
-    if (one.droppable) expiry_.erase(one);
-    one.droppable = false;
+    if (one.expiring) expiry_.erase(one);
+    one.expiring = one.droppable = false;
   }
 
   static void finish(submission& one, error_code result) noexcept {
     one.state = submission_state::done;
     one.result = result;
+  }
+
+  // -- on the device without a waiter
+  // ----------------------------------------------------------------------------------
+
+  /// Ends a committed submission; an orphan takes its place in the packet. False: there is no memory for one.
+  bool give_up(submission& one, errc why) noexcept {
+    submission* const orphan = orphans_.take();
+    if (orphan == nullptr) return false;
+    flight& packet = *std::find_if(flights_.begin(), flights_.end(),
+                                   [&](const flight& each) { return each.sequence == one.sequence; });
+    unexpire(one);
+    *orphan = one;
+    orphan->op = nullptr;
+    orphan->orphan = true;
+    finish(*orphan, why);
+    if (packet.orphans == 0) {
+      // Links back are made when they are needed: it takes no longer than to complete the packet.
+      submission* before = nullptr;
+      for (submission* each = packet.members.first; each != nullptr; each = each->next) {
+        each->previous = std::exchange(before, each);
+      }
+      packet.given_up = ++given_up_.packets;
+    }
+    ++packet.orphans;
+    ++given_up_.orphans;
+    orphan->previous = std::exchange(one.previous, nullptr);
+    orphan->next = std::exchange(one.next, nullptr);
+    (orphan->previous != nullptr ? orphan->previous->next : packet.members.first) = orphan;
+    (orphan->next != nullptr ? orphan->next->previous : packet.members.last) = orphan;
+    detail::tenant_state& tenant = tenants_[one.tenant];
+    ++(why == errc::timed_out ? tenant.counters.timed_out : tenant.counters.cancelled);
+    ++statistics_.orphaned;
+    finish(one, why);
+    return true;
+  }
+
+  /// A packet of `members` is complete: sets its orphans free and returns the others.
+  submission* without_orphans(submission* members, std::uint32_t orphans) noexcept {
+    detail::submission_chain others;
+    while (members != nullptr) {
+      submission& one = *std::exchange(members, members->next);
+      if (one.orphan) {
+        orphans_.give_back(one);
+      } else {
+        one.previous = nullptr;
+        others.push_back(one);
+      }
+    }
+    given_up_.orphans -= orphans;
+    return others.release();
+  }
+
+  void count_complete() noexcept {
+    given_up_.complete = given_up_.packets;
+    for (const flight& packet : flights_) {
+      if (packet.orphans > 0) given_up_.complete = std::min(given_up_.complete, packet.given_up - 1);
+    }
   }
 
   // -- before the queue
@@ -750,9 +864,11 @@ private:
   std::uint64_t max_overtaken_;
   Policy policy_;
   detail::coalescer queue_;
-  detail::pairing_heap<submission, &submission::expiry, by_latest_start> expiry_;
+  detail::pairing_heap<submission, &submission::expiry, by_leaving> expiry_;
   detail::tenant_table tenants_;
   detail::tenant_state* to_look_at_ = nullptr;
+  detail::orphan_pool orphans_{64};
+  given_up_work given_up_{};
   packet_builder builder_;
   latency_model model_;
   detail::device_backlog backlog_;

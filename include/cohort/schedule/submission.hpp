@@ -2,19 +2,15 @@
 // through inbox, bucket and packet to the list of the ready. It is never copied and never allocated by the scheduler.
 #pragma once
 
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/schedule/pairing_heap.hpp>
 
-#include <chrono>
 #include <cstdint>
 
 namespace cohort::inline COHORT_ABI {
-
-/// The scheduler's clock. Tests pass virtual time points.
-using clock = std::chrono::steady_clock;
-using time_point = clock::time_point;
 
 /// Index of a tenant in its executor; 0 is the default tenant.
 using tenant_id = std::uint32_t;
@@ -41,9 +37,10 @@ struct rank {
 /// `newer` are the scheduler's second list, of everything that waits in buckets, by arrival.
 struct submission {
   submission* next = nullptr;
-  submission* previous = nullptr;  ///< scheduler's own, while it waits before the queue
+  submission* previous = nullptr;  ///< scheduler's own: before the queue, and in a packet that lost a waiter
 
-  const void* op = nullptr;  ///< the descriptor, of `op_info::stride` readable bytes rounded down to the type's size
+  /// The descriptor, of `op_info::stride` readable bytes rounded down to the type's size. Null in an orphan.
+  const void* op = nullptr;
   std::uint32_t op_bytes = 0;
   std::uint16_t op_index = 0;
   submission_state state = submission_state::created;
@@ -55,6 +52,9 @@ struct submission {
   /// When the result is wanted. The scheduler shortens it to the tenant's target, and never lengthens it.
   time_point deadline = time_point::max();
 
+  /// When it ends with `errc::timed_out`, pending or committed. The deadline is never later.
+  time_point expires = time_point::max();
+
   std::uint64_t id = 0;        ///< the scheduler's number for it, from 1; set when it is handed in
   time_point arrived{};        ///< set by the scheduler when the submission is handed in
   std::uint32_t sequence = 0;  ///< packet it was committed in; 0 when it never was
@@ -64,13 +64,17 @@ struct submission {
   submission* older = nullptr;
   submission* newer = nullptr;
   detail::heap_links<submission> order{};   ///< in its bucket
-  detail::heap_links<submission> expiry{};  ///< among all that may be dropped
+  detail::heap_links<submission> expiry{};  ///< among all that may be dropped or time out
   rank turn{};
-  std::int64_t latest_start = 0;  ///< nanoseconds of `clock` at which it is dropped
+  std::int64_t latest_start = 0;  ///< nanoseconds of `clock` after which it would be late
+  std::int64_t leaves = 0;        ///< nanoseconds of `clock` at which it is dropped or times out
   double work_ns = 0;     ///< predicted alone, with the packet's overhead; its share of its record once committed
   double charged_ns = 0;  ///< what its tenant was charged with
   std::int64_t busy_before = 0;  ///< nanoseconds that the device had been at work when it was handed in
   bool droppable = false;
+  bool expiring = false;  ///< in the heap of what will be dropped or time out
+  /// A stand-in in a packet: the waiter of this submission was told `result` before the device was done.
+  bool orphan = false;
 
   error_code result{};
 };

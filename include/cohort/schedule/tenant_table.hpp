@@ -46,10 +46,12 @@ struct tenant_options {
 /// Counters of one tenant since it was added.
 struct tenant_statistics {
   std::uint64_t submitted = 0;
-  std::uint64_t completed = 0;  ///< left the device
+  std::uint64_t completed = 0;  ///< left the device while they were waited for
   std::uint64_t missed = 0;     ///< of those, after their deadline
   std::uint64_t refused = 0;    ///< at submission: full queue, unreachable or past deadline, removed tenant
   std::uint64_t dropped = 0;    ///< from the queue
+  std::uint64_t cancelled = 0;  ///< pending or on the device
+  std::uint64_t timed_out = 0;  ///< pending or on the device
   std::size_t pending = 0;
   std::chrono::nanoseconds service{0};  ///< measured device time
 };
