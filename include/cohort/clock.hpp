@@ -12,6 +12,12 @@ namespace cohort::inline COHORT_ABI {
 using clock = std::chrono::steady_clock;
 using time_point = clock::time_point;
 
+/// The time that lies `from_now` ahead, or the last there is.
+inline time_point time_ahead(std::chrono::nanoseconds from_now) noexcept {
+  const time_point now = clock::now();
+  return from_now < time_point::max() - now ? now + from_now : time_point::max();
+}
+
 /// How long a request may take. `max()` in either: no limit.
 struct request_limits {
   /// When the result is wanted. It makes urgent, and it decides what is late; late work runs unless its tenant drops

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cohort/backend/backend.hpp>
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/async_submission.hpp>
 #include <cohort/detail/at_exit.hpp>
@@ -35,6 +36,7 @@
 #include <optional>
 #include <stdexcept>
 #include <stop_token>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -65,10 +67,11 @@ struct executor_options {
 /// \tparam AsioExecutor a concrete Asio executor type, on which coroutines continue under `drive::thread`
 /// \tparam Policy       decides when pending work is committed
 ///
-/// Thread-safety: `submit`, `try_submit`, `async_submit`, `make_tenant`, `stop`, `statistics` from any thread. Under
-/// `drive::caller` the functions that drive (`poll`, `run`, `run_until_idle`, `drain`, `pause`, the destructor) from
-/// one thread at a time. Buffers that an op names must live, and must not be touched, until its submission has
-/// completed; after one that was cancelled, see `buffer`.
+/// Thread-safety: all functions from any thread, `pause` by one at a time. Under `drive::caller` the functions that
+/// drive
+/// (`poll`, `run`, `run_until_idle`, `drain`, `pause`, the destructor) from one thread at a time. Buffers that an op
+/// names must live, and must not be touched, until its submission has completed; after one that was cancelled, see
+/// `buffer`.
 template <class Ops, class AsioExecutor = boost::asio::io_context::executor_type, policy Policy = late_binding>
 class executor {
   using engine_type = detail::engine<Policy>;
@@ -118,15 +121,18 @@ public:
   /// `system_error` when it did not succeed. The op is copied; no memory is allocated. A stop request of the awaiting
   /// task ends the wait at once (`errc::cancelled`): a pending op never runs, one on the device runs for nobody. Must
   /// be awaited at most once.
+  ///
+  /// Limits: the earliest of `limits`, those of the awaiting task (`with_deadline`, `with_timeout`) and the tenant's
+  /// target.
   template <class Op>
-  [[nodiscard]] auto submit(const Op& op, tenant_id tenant = 0) {
-    return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::throws>(engine_, op, tenant);
+  [[nodiscard]] auto submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = {}) {
+    return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::throws>(engine_, op, tenant, limits);
   }
 
   /// As `submit`, but `co_await` returns the `error_code`.
   template <class Op>
-  [[nodiscard]] auto try_submit(const Op& op, tenant_id tenant = 0) {
-    return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::returns>(engine_, op, tenant);
+  [[nodiscard]] auto try_submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = {}) {
+    return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::returns>(engine_, op, tenant, limits);
   }
 
   /// The same as an Asio asynchronous operation.
@@ -135,14 +141,17 @@ public:
   /// the handler is never called from inside this function. Allocation: one block from the associated allocator.
   /// Per-operation cancellation: any type, as for `submit`. Errors: those of `errc`, and the backend's.
   template <class Op, class CompletionToken>
-  auto async_submit(const Op& op, CompletionToken&& token, tenant_id tenant = 0) {
-    return boost::asio::async_initiate<CompletionToken, void(error_code)>(initiate_submission(*this), token, op,
-                                                                          tenant);
+  auto async_submit(const Op& op, CompletionToken&& token, tenant_id tenant = 0, const request_limits& limits = {}) {
+    return boost::asio::async_initiate<CompletionToken, void(error_code)>(initiate_submission(*this), token, op, tenant,
+                                                                          limits);
   }
 
-  /// Adds a tenant. \throws std::invalid_argument for a weight that is not above 0.
+  // -- tenants: all of these from any thread, at any time
+  // --------------------------------------------------------------------
+
+  /// Adds a tenant. \throws std::invalid_argument when `options` make no sense (see `check`)
   tenant_type make_tenant(tenant_options options) {
-    if (!(options.weight > 0)) boost::throw_exception(std::invalid_argument("a tenant's weight must be above 0"));
+    check(options);
     std::lock_guard lock(tenants_mutex_);
     const auto id = static_cast<tenant_id>(tenants_.size());
     tenants_.push_back(std::move(options));
@@ -153,10 +162,36 @@ public:
   /// The tenant of submissions that name none.
   tenant_type default_tenant() noexcept { return tenant_type(*this, 0); }
 
-  /// What a tenant was made with. \throws std::out_of_range
-  const tenant_options& options_of(tenant_id id) const {
+  /// Gives a tenant other options, for what it submits from now on, and for what waits before its queue. One that was
+  /// removed is back. \throws std::invalid_argument when they make no sense, std::out_of_range for an unknown tenant
+  void set_options(tenant_id id, tenant_options options) {
+    check(options);
+    std::lock_guard lock(tenants_mutex_);
+    tenants_.at(id) = std::move(options);
+    engine_.set_tenant(id, tenants_[id]);
+  }
+
+  /// What a tenant was last given. \throws std::out_of_range
+  tenant_options options_of(tenant_id id) const {
     std::lock_guard lock(tenants_mutex_);
     return tenants_.at(id);
+  }
+
+  /// What a tenant submits from now on ends with `errc::tenant_removed`; what it has inside completes as usual. Its id
+  /// is not used again, and its statistics remain. \throws std::out_of_range for an unknown tenant,
+  /// std::invalid_argument for the default tenant
+  void remove_tenant(tenant_id id) {
+    if (id == 0) boost::throw_exception(std::invalid_argument("cohort: the default tenant cannot be removed"));
+    std::lock_guard lock(tenants_mutex_);
+    static_cast<void>(tenants_.at(id));
+    engine_.remove_tenant(id);
+  }
+
+  /// Counters of a tenant, each as of a moment ago. \throws std::out_of_range
+  tenant_statistics statistics_of(tenant_id id) const {
+    std::lock_guard lock(tenants_mutex_);
+    static_cast<void>(tenants_.at(id));
+    return engine_.statistics_of(id);
   }
 
   // -- under drive::caller
@@ -245,9 +280,9 @@ private:
     const executor_type& get_executor() const noexcept { return self_->asio_executor_; }
 
     template <class Handler, class Op>
-    void operator()(Handler&& handler, const Op& op, tenant_id tenant) const {
+    void operator()(Handler&& handler, const Op& op, tenant_id tenant, const request_limits& limits) const {
       detail::async_submission<Ops, Op, engine_type, AsioExecutor, std::decay_t<Handler>>::start(
-          self_->engine_, self_->asio_executor_, op, tenant, std::forward<Handler>(handler));
+          self_->engine_, self_->asio_executor_, op, tenant, limits, std::forward<Handler>(handler));
     }
 
   private:
@@ -287,6 +322,13 @@ private:
     AsioExecutor where_;
     submission* first_;
   };
+
+  /// \throws std::invalid_argument
+  static void check(const tenant_options& options) {
+    if (const char* const wrong = options.check()) {
+      boost::throw_exception(std::invalid_argument("cohort: tenant " + options.name + ": " + wrong));
+    }
+  }
 
   static std::unique_ptr<backend> checked(std::unique_ptr<backend> device) {
     if (device == nullptr) boost::throw_exception(std::invalid_argument("an executor needs a backend"));

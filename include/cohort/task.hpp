@@ -2,11 +2,13 @@
 // ops or of Asio.
 #pragma once
 
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/promise.hpp>
 
 #include <atomic>
 #include <cassert>
+#include <chrono>
 #include <coroutine>
 #include <stop_token>
 #include <type_traits>
@@ -41,7 +43,7 @@ public:
   bool await_suspend(std::coroutine_handle<Promise> parent) noexcept {
     auto child = task_access::handle(child_);
     parent_ = parent;
-    child.promise().attach(*this, stop_token_of(parent));
+    child.promise().attach(*this, stop_token_of(parent), limits_of(parent));
     child.resume();
     // The child may have finished meanwhile, in that call or on another thread. Parent and child meet here; whoever
     // comes second continues the parent. If the child came first the parent continues by returning false, on this
@@ -90,6 +92,25 @@ private:
   std::stop_token token_;
 };
 
+/// Reads the limits of the awaiting coroutine's request without suspending it.
+class limits_awaiter {
+public:
+  limits_awaiter() = default;
+
+  bool await_ready() const noexcept { return false; }
+
+  template <class Promise>
+  bool await_suspend(std::coroutine_handle<Promise> self) noexcept {
+    limits_ = limits_of(self);
+    return false;
+  }
+
+  request_limits await_resume() const noexcept { return limits_; }
+
+private:
+  request_limits limits_;
+};
+
 template <class T>
 class task_promise;
 
@@ -107,6 +128,9 @@ class task_promise;
 /// resume it afterwards.
 ///
 /// Stop: a task inherits the stop token of the coroutine that awaits it; `co_await get_stop_token()` returns it.
+///
+/// Limits: a task inherits the deadline and the time limit of the coroutine that awaits it, and may shorten them for
+/// itself and what it awaits (`with_deadline`, `with_timeout`); `co_await get_request_limits()` returns them.
 ///
 /// Stack: awaiting a task that finishes at once uses no stack beyond the call, at any optimisation level. The depth of
 /// the stack follows the depth of nested tasks, never the number of awaits.
@@ -186,6 +210,41 @@ template <class T>
 task<T> with_stop_token(task<T> t, std::stop_token token) noexcept {
   detail::task_access::handle(t).promise().set_stop_token(std::move(token));
   return t;
+}
+
+/// `co_await get_request_limits()` returns the limits of the current coroutine without suspending it.
+inline detail::limits_awaiter get_request_limits() noexcept { return detail::limits_awaiter(); }
+
+/// Returns `t` with a deadline for whatever it, and the tasks that it awaits, submit: the time at which the result is
+/// wanted. It makes urgent, and where the tenant drops late work it decides what is late. An earlier deadline of the
+/// awaiting coroutine, or of the tenant's target, stays. Precondition: t.valid(), and t was not started.
+template <class T>
+task<T> with_deadline(task<T> t, time_point when) noexcept {
+  detail::task_access::handle(t).promise().shorten({.deadline = when});
+  return t;
+}
+
+/// The same, counted from this call.
+template <class T>
+task<T> with_deadline(task<T> t, std::chrono::nanoseconds from_now) noexcept {
+  return with_deadline(std::move(t), time_ahead(from_now));
+}
+
+/// Returns `t` with a time limit for whatever it, and the tasks that it awaits, submit: a submission that has not
+/// completed at `when` ends with `errc::timed_out`, at once, also if it is on the device; later ones are refused with
+/// it. Nothing else that `t` awaits is interrupted. The limit is a deadline as well. An earlier limit of the awaiting
+/// coroutine stays. No timer and no thread is needed: executors keep the time. Precondition: t.valid(), and t was not
+/// started.
+template <class T>
+task<T> with_timeout(task<T> t, time_point when) noexcept {
+  detail::task_access::handle(t).promise().shorten({.expires = when});
+  return t;
+}
+
+/// The same, counted from this call.
+template <class T>
+task<T> with_timeout(task<T> t, std::chrono::nanoseconds from_now) noexcept {
+  return with_timeout(std::move(t), time_ahead(from_now));
 }
 
 }  // namespace cohort::inline COHORT_ABI

@@ -2,6 +2,7 @@
 // allocator.
 #pragma once
 
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/submit_awaiter.hpp>
 #include <cohort/detail/waiter.hpp>
@@ -29,21 +30,23 @@ class async_submission final : private waiter {
 
 public:
   /// Starts the operation. The handler is called once, never from inside this function.
-  static void start(Engine& engine, const AsioExecutor& executor, const Op& op, tenant_id tenant, Handler handler) {
+  static void start(Engine& engine, const AsioExecutor& executor, const Op& op, tenant_id tenant,
+                    const request_limits& limits, Handler handler) {
     allocator alloc(boost::asio::get_associated_allocator(handler));
     block owned{alloc, traits::allocate(alloc, 1)};
-    traits::construct(alloc, owned.memory, engine, executor, op, tenant, std::move(handler));
+    traits::construct(alloc, owned.memory, engine, executor, op, tenant, limits, std::move(handler));
     std::exchange(owned.memory, nullptr)->submit();
   }
 
-  async_submission(Engine& engine, const AsioExecutor& executor, const Op& op, tenant_id tenant, Handler&& handler)
+  async_submission(Engine& engine, const AsioExecutor& executor, const Op& op, tenant_id tenant,
+                   const request_limits& limits, Handler&& handler)
       : waiter(&async_submission::deliver, &async_submission::discard),
         engine_(engine),
         op_(op),
         handler_(std::move(handler)),
         own_work_(executor),
         handler_work_(boost::asio::get_associated_executor(handler_, executor)) {
-    describe<Ops>(*this, op_, tenant);
+    describe<Ops>(*this, op_, tenant, limits);
   }
 
 private:

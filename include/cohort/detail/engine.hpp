@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -122,12 +123,15 @@ public:
   error_code pause_result() const noexcept { return pause_result_; }
 
   /// Adds a tenant or changes its options, before any submission that is handed in after this call.
-  void set_tenant(tenant_id id, const tenant_options& options) {
-    {
-      std::lock_guard lock(tenants_mutex_);
-      new_tenants_.emplace_back(id, options);
-    }
-    tenants_changed_.store(true, std::memory_order_release);  // release: pairs with the owner's look at it
+  void set_tenant(tenant_id id, const tenant_options& options) { change_tenant(id, options); }
+
+  /// Refuses what the tenant hands in after this call.
+  void remove_tenant(tenant_id id) { change_tenant(id, std::nullopt); }
+
+  /// Counters of a tenant; zeros until the owner has seen it.
+  tenant_statistics statistics_of(tenant_id id) const {
+    std::lock_guard lock(tenants_mutex_);
+    return id < tenants_.size() && tenants_[id] != nullptr ? tenants_[id]->statistics() : tenant_statistics{};
   }
 
   scheduler_statistics statistics() const {
@@ -224,6 +228,15 @@ public:
   }
 
 private:
+  void change_tenant(tenant_id id, std::optional<tenant_options> options) {
+    {
+      std::lock_guard lock(tenants_mutex_);
+      tenant_changes_.emplace_back(id, std::move(options));
+    }
+    tenants_changed_.store(true, std::memory_order_release);  // release: pairs with the owner's look at it
+    wake();                                                   // what waits for room may find some
+  }
+
   bool reject(waiter& one, errc why) noexcept {
     one.result = why;
     one.state = submission_state::done;
@@ -289,8 +302,16 @@ private:
 
   void take_tenants() {
     std::lock_guard lock(tenants_mutex_);
-    for (const auto& [id, options] : new_tenants_) scheduler_.set_tenant(id, options);
-    new_tenants_.clear();
+    for (const auto& [id, options] : tenant_changes_) {
+      if (!options) {
+        scheduler_.remove_tenant(id);
+        continue;
+      }
+      scheduler_.set_tenant(id, *options);
+      if (id >= tenants_.size()) tenants_.resize(id + 1);
+      tenants_[id] = &scheduler_.tenant(id);
+    }
+    tenant_changes_.clear();
   }
 
   void arrive(waiter& one, time_point now) {
@@ -298,6 +319,8 @@ private:
     if (stopping_.load(std::memory_order_seq_cst)) return finish(one, errc::stopped);  // seq_cst: see submit
     try {
       scheduler_.submit(one, now);
+      // At once: a cancellation in the next message must find it passed on.
+      if (one.state == submission_state::done) finish_all(scheduler_.take_settled());
     } catch (const std::bad_alloc&) {
       finish(one, errc::out_of_memory);
     }
@@ -440,8 +463,9 @@ private:
   deliver_function deliver_;
   void* target_;
   error_code pause_result_{};
-  std::mutex tenants_mutex_;
-  std::vector<std::pair<tenant_id, tenant_options>> new_tenants_;  // guarded by tenants_mutex_
+  mutable std::mutex tenants_mutex_;
+  std::vector<std::pair<tenant_id, std::optional<tenant_options>>> tenant_changes_;  // guarded by tenants_mutex_
+  std::vector<const tenant_state*> tenants_{&scheduler_.tenant(0)};                  // guarded by tenants_mutex_
   std::atomic<bool> tenants_changed_{false};
   mutable std::mutex statistics_mutex_;
   scheduler_statistics statistics_{};  // guarded by statistics_mutex_

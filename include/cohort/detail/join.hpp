@@ -2,6 +2,7 @@
 // those two alone.
 #pragma once
 
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/promise.hpp>
 #include <cohort/task.hpp>
@@ -45,6 +46,7 @@ protected:
   template <class Promise>
   void open(std::coroutine_handle<Promise> parent, std::size_t children) noexcept {
     parent_ = parent;
+    limits_ = limits_of(parent);
     // relaxed: no child runs yet; each gets to know the group through its own start, which is sequenced after this.
     pending_.store(children + 1, std::memory_order_relaxed);
     const std::stop_token outer = stop_token_of(parent);
@@ -54,7 +56,7 @@ protected:
   template <class T>
   void start(const task<T>& child, std::size_t slot) noexcept {
     auto frame = task_access::handle(child);
-    frame.promise().attach(*this, stop_.get_token(), slot);
+    frame.promise().attach(*this, stop_.get_token(), limits_, slot);
     frame.resume();
   }
 
@@ -78,6 +80,7 @@ protected:
 private:
   std::stop_source stop_;
   std::coroutine_handle<> parent_;
+  request_limits limits_;
   std::atomic<std::size_t> pending_{0};
   std::optional<std::stop_callback<stop_link>> link_;  // last: it goes first, and waits for a stop that is under way
 };

@@ -1,7 +1,8 @@
 // The ground of the task rooms: what every task's promise has, whoever awaits it. Entered by task.hpp, when_all.hpp,
-// when_any.hpp and detail/start.hpp; awaiters of other headers enter for `stop_token_of` alone.
+// when_any.hpp and detail/start.hpp; awaiters of other headers enter for `stop_token_of` and `limits_of` alone.
 #pragma once
 
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 
 #include <cassert>
@@ -64,6 +65,7 @@ public:
   void unhandled_exception() noexcept { error_ = std::current_exception(); }
 
   const std::stop_token& stop_token() const noexcept { return stop_token_; }
+  const request_limits& limits() const noexcept { return limits_; }
 
   /// The exception that left the task, or null. To be read after the task has finished.
   const std::exception_ptr& error() const noexcept { return error_; }
@@ -71,11 +73,13 @@ public:
   /// Which child of its receiver this is; receivers with one child do not set it.
   std::size_t slot() const noexcept { return slot_; }
 
-  /// Before the first resumption: who is told, and the stop token that is inherited unless one was set by hand.
-  void attach(receiver& to, std::stop_token inherited, std::size_t slot = 0) noexcept {
+  /// Before the first resumption: who is told, and what is inherited: the stop token unless one was set by hand, and
+  /// the limits where they are earlier than those set by hand.
+  void attach(receiver& to, std::stop_token inherited, const request_limits& limits, std::size_t slot = 0) noexcept {
     receiver_ = &to;
     slot_ = slot;
     if (!own_stop_token_) stop_token_ = std::move(inherited);
+    shorten(limits);
   }
 
   /// Sets a stop token that no later `attach` replaces.
@@ -84,12 +88,16 @@ public:
     own_stop_token_ = true;
   }
 
+  /// Limits that come on top of those it has and will inherit.
+  void shorten(const request_limits& limits) noexcept { limits_ = earlier(limits_, limits); }
+
   void tell_receiver() noexcept { receiver_->child_done(*this); }
 
 private:
   receiver* receiver_ = nullptr;
   std::size_t slot_ = 0;
   std::stop_token stop_token_;
+  request_limits limits_;
   std::exception_ptr error_;
   bool own_stop_token_ = false;
 };
@@ -141,6 +149,24 @@ std::stop_token stop_token_of(std::coroutine_handle<Promise> handle) noexcept {
   } else {
     static_cast<void>(handle);
     return std::stop_token();
+  }
+}
+
+/// A promise that knows the limits of its request.
+template <class Promise>
+concept has_request_limits = requires(const Promise& promise) {
+  { promise.limits() } -> std::convertible_to<request_limits>;
+};
+
+/// The limits of the request of the coroutine behind `handle`; none if its promise knows none. As `stop_token_of`.
+template <class Promise>
+request_limits limits_of(std::coroutine_handle<Promise> handle) noexcept {
+  if constexpr (has_request_limits<Promise>) {
+    const Promise& promise = handle.promise();
+    return promise.limits();
+  } else {
+    static_cast<void>(handle);
+    return {};
   }
 }
 

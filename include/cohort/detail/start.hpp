@@ -1,6 +1,7 @@
 // Where a task begins that no coroutine awaits. Entered by spawn.hpp and by the executor.
 #pragma once
 
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/promise.hpp>
 #include <cohort/task.hpp>
@@ -34,7 +35,7 @@ public:
       throw;
     }
     auto frame = task_access::handle(self->task_);
-    frame.promise().attach(*self, std::move(token));
+    frame.promise().attach(*self, std::move(token), request_limits{});
     frame.resume();  // *self may be gone now
   }
 

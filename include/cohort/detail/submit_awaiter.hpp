@@ -2,6 +2,7 @@
 // of the coroutine that awaits: nothing is allocated.
 #pragma once
 
+#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/engine.hpp>
 #include <cohort/detail/promise.hpp>
@@ -17,14 +18,16 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-/// Fills the part of a submission that comes from the op alone.
+/// Fills the part of a submission that comes from the op and from whoever submits it.
 template <class Ops, class Op>
-void describe(submission& one, const Op& op, tenant_id tenant) {
+void describe(submission& one, const Op& op, tenant_id tenant, const request_limits& limits) {
   static_assert(Ops::template contains<Op>, "this op is not in the executor's op_set: add it to the list");
   one.op = &op;
   one.op_bytes = sizeof(Op);
   one.op_index = Ops::template index_of<Op>;
   one.tenant = tenant;
+  one.deadline = limits.deadline;
+  one.expires = limits.expires;
   one.cost = cost(op);
   if constexpr (fusable_op<Op>) {
     one.key = op.key();
@@ -38,9 +41,9 @@ enum class on_error : bool { throws, returns };
 template <class Ops, class Op, class Engine, on_error Style>
 class [[nodiscard]] submit_awaiter final : private waiter {
 public:
-  submit_awaiter(Engine& engine, const Op& op, tenant_id tenant) noexcept
+  submit_awaiter(Engine& engine, const Op& op, tenant_id tenant, const request_limits& limits) noexcept
       : waiter(&submit_awaiter::continue_coroutine), engine_(engine), op_(op) {
-    describe<Ops>(*this, op_, tenant);
+    describe<Ops>(*this, op_, tenant, limits);
   }
 
   bool await_ready() noexcept {
@@ -53,6 +56,11 @@ public:
   template <class Promise>
   bool await_suspend(std::coroutine_handle<Promise> coroutine) {
     coroutine_ = coroutine;
+    if constexpr (has_request_limits<Promise>) {
+      const request_limits& inherited = coroutine.promise().limits();
+      if (inherited.deadline < deadline) deadline = inherited.deadline;
+      if (inherited.expires < expires) expires = inherited.expires;
+    }
     if constexpr (has_stop_token<Promise>) {
       const std::stop_token& token = coroutine.promise().stop_token();
       if (token.stop_possible()) {

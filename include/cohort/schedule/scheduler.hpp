@@ -104,7 +104,10 @@ public:
   void remove_tenant(tenant_id id) noexcept { tenants_.remove(id); }
 
   /// Counters of a tenant that was added once.
-  tenant_statistics statistics_of(tenant_id id) const noexcept { return tenants_.statistics(id); }
+  tenant_statistics statistics_of(tenant_id id) const noexcept { return tenants_[id].statistics(); }
+
+  /// The same in a form whose `statistics()` may be called from any thread while the scheduler lives.
+  const detail::tenant_state& tenant(tenant_id id) const noexcept { return tenants_[id]; }
   std::size_t tenants() const noexcept { return tenants_.size(); }
 
   // -- submissions

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cohort/config.hpp>
+#include <cohort/detail/published.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
 #include <cohort/schedule/submission.hpp>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -41,6 +43,17 @@ struct tenant_options {
   late_work when_late = late_work::run;
   /// Most device time that the tenant may have committed at once, predicted. One submission is always allowed.
   std::chrono::nanoseconds in_flight_cap = std::chrono::nanoseconds::max();
+
+  /// What makes no sense in them; null when all is well.
+  const char* check() const noexcept {
+    if (!(weight > 0) || !std::isfinite(weight)) return "the weight must be a finite number above 0";
+    if (latency_target.count() <= 0) return "the latency target must be above 0";
+    if (queue_capacity == 0) return "the queue must hold at least one submission";
+    if (in_flight_cap.count() < 0) return "the cap of work in flight must not be below 0";
+    if (when_full != full_queue::reject && when_full != full_queue::suspend) return "unknown choice for a full queue";
+    if (when_late != late_work::run && when_late != late_work::drop) return "unknown choice for late work";
+    return nullptr;
+  }
 };
 
 /// Counters of one tenant since it was added.
@@ -58,6 +71,17 @@ struct tenant_statistics {
 
 namespace detail {
 
+/// What `tenant_statistics` has, while it is counted.
+struct tenant_counters {
+  published<std::uint64_t> submitted;
+  published<std::uint64_t> completed;
+  published<std::uint64_t> missed;
+  published<std::uint64_t> refused;
+  published<std::uint64_t> dropped;
+  published<std::uint64_t> cancelled;
+  published<std::uint64_t> timed_out;
+};
+
 struct tenant_state {
   double weight = 1;
   double target_ns = 1e7;
@@ -66,19 +90,32 @@ struct tenant_state {
   full_queue when_full = full_queue::reject;
   late_work when_late = late_work::run;
   bool known = false;
-  std::size_t pending = 0;  // in the coalescer
+  published<std::size_t> pending;  // in the coalescer
   std::size_t in_flight = 0;
   double in_flight_ns = 0;    // predicted
   double paid_until_ns = 0;   // time by which the tenant's share will have served all it has submitted
   std::int64_t last_due = 0;  // of its newest submission without a deadline of its own
   double efficiency = 1;      // measured service over predicted service alone: below 1 for work that is fused
-  double service_ns = 0;
+  published<double> service_ns;
   intrusive_list<submission, &submission::previous, &submission::next> aside{};  // suspended, or over the cap
   tenant_state* next_to_look_at = nullptr;  // in a list of the scheduler's, while `to_look_at`
   bool to_look_at = false;
-  tenant_statistics counters{};
+  tenant_counters counters{};
 
   bool active() const noexcept { return pending + in_flight > 0 || aside.front() != nullptr; }
+
+  /// From any thread.
+  tenant_statistics statistics() const noexcept {
+    return {.submitted = counters.submitted,
+            .completed = counters.completed,
+            .missed = counters.missed,
+            .refused = counters.refused,
+            .dropped = counters.dropped,
+            .cancelled = counters.cancelled,
+            .timed_out = counters.timed_out,
+            .pending = pending,
+            .service = std::chrono::nanoseconds{static_cast<std::int64_t>(service_ns)}};
+  }
 };
 
 /// Tenants by id. A virtual token counter for each, counted in time: `paid_until` is when the tenant's share of the
@@ -142,13 +179,6 @@ public:
   /// To be called after a tenant's last submission may have left.
   void left(const tenant_state& one) noexcept {
     if (!one.active()) active_weight_ = std::max(active_weight_ - one.weight, 0.0);
-  }
-
-  tenant_statistics statistics(tenant_id id) const noexcept {
-    tenant_statistics counters = all_[id].counters;
-    counters.pending = all_[id].pending;
-    counters.service = std::chrono::nanoseconds{static_cast<std::int64_t>(all_[id].service_ns)};
-    return counters;
   }
 
 private:
