@@ -38,7 +38,7 @@ enum class kind { own_keys, one_key, own_keys_dropping };
 constexpr std::array<std::pair<kind, std::string_view>, 3> kinds{
     {{kind::own_keys, "keys all different"},
      {kind::one_key, "keys all equal"},
-     {kind::own_keys_dropping, "keys all different, droppable"}}};
+     {kind::own_keys_dropping, "droppable, all own keys"}}};
 
 /// Late binding in packets of equal size, so that what is pending is all that differs.
 struct even_packets : cohort::late_binding {
@@ -153,6 +153,7 @@ int run_scheduler(const options& chosen) {
       std::to_string(members) + " operations a packet. The parts are wall time");
   std::vector<cell> cells;
   for (const auto& [what, name] : kinds) {
+    if (name.find(chosen.problem) == std::string_view::npos) continue;
     for (const std::size_t pending : crowds) cells.push_back({name, pending, std::make_unique<crowd>(pending, what)});
   }
 
