@@ -27,17 +27,18 @@ struct by_turn {
   }
 };
 
-/// Submissions that wait for the same thing.
-struct bucket {
+/// Submissions that wait for the same thing. What is looked at in its turn is on one cache line.
+struct alignas(64) bucket {
   pairing_heap<submission, &submission::order, by_turn> members;
   heap_links<bucket> order{};  ///< among the buckets that hold something
   rank turn{};                 ///< valid while it is among them
+  std::uint16_t op_index = 0;
   bool queued = false;
-  bucket* next = nullptr;  ///< in the list of free ones
+  bool fusable = false;  ///< found by key, and given back when empty; the others live as long as the coalescer
+  // The second line.
   coalescing_key key{};
   std::uint64_t hash = 0;
-  std::uint16_t op_index = 0;
-  bool fusable = false;  ///< found by key, and given back when empty; the others live as long as the coalescer
+  bucket* next = nullptr;  ///< in the list of free ones
 };
 
 /// Mixes op index and key into 64 bits. The four products are independent, so they overlap; the multipliers are odd, so
@@ -156,7 +157,7 @@ public:
 
   /// Takes `one` out, wherever it stands in its bucket.
   void remove(submission& one) noexcept {
-    bucket& home = *static_cast<bucket*>(one.bucket);
+    bucket& home = *one.bucket;
     take(one);
     settle(home);
   }
@@ -165,7 +166,7 @@ public:
   /// bucket stands where it stood.
   void take(submission& one) noexcept {
     arrivals_.erase(one);
-    static_cast<bucket*>(one.bucket)->members.erase(one);
+    one.bucket->members.erase(one);
     one.bucket = nullptr;
     --size_;
     ++left_;
@@ -218,7 +219,7 @@ public:
 
   /// Moves one member before everyone who is due later than `due`.
   void promote(submission& one, std::int64_t due) noexcept {
-    bucket& home = *static_cast<bucket*>(one.bucket);
+    bucket& home = *one.bucket;
     home.members.erase(one);
     one.turn.due = due;
     home.members.insert(one);

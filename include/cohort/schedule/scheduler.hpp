@@ -134,6 +134,7 @@ public:
     one.droppable = one.expiring = one.orphan = false;
     if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
     detail::tenant_state& tenant = tenants_[one.tenant];
+    one.account = &tenant;
     if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) {
       return refuse(one, errc::evicted, tenant);
     }
@@ -190,7 +191,7 @@ public:
     if (one.state == submission_state::committed) return give_up(one, errc::cancelled);
     if (one.state != submission_state::pending) return false;
     withdraw(one, errc::cancelled);
-    ++tenants_[one.tenant].counters.cancelled;
+    ++one.account->counters.cancelled;
     ++statistics_.cancelled;
     if (observer_ != nullptr) observer_->ended(one, ending::cancelled, now);
     return true;
@@ -257,7 +258,7 @@ public:
     std::uint32_t missed = 0;
     const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
     for (submission* one = members; one != nullptr; one = one->next) {
-      detail::tenant_state& tenant = tenants_[one->tenant];
+      detail::tenant_state& tenant = *one->account;
       tenants_.serve(tenant, one->charged_ns, share > 0 ? one->work_ns * share : measured_ns / found->count);
       tenant.in_flight_ns -= one->work_ns;
       if (--tenant.in_flight == 0) tenant.in_flight_ns = 0;  // no rounding error lives for long
@@ -581,7 +582,7 @@ private:
     packet.count += count;
     if (count > 1) packet.fused += count;
     for (submission* one = taken.first; one != nullptr; one = one->next) {
-      detail::tenant_state& tenant = tenants_[one->tenant];
+      detail::tenant_state& tenant = *one->account;
       if (one->expiring) {
         unexpire(*one);
         one->leaves = since_epoch(one->expires);
@@ -700,7 +701,7 @@ private:
       if (give_up(one, errc::timed_out)) settled_.push_back(one);
       return;
     }
-    ++tenants_[one.tenant].counters.timed_out;
+    ++one.account->counters.timed_out;
     withdraw(one, errc::timed_out);
     settled_.push_back(one);
     ++statistics_.timed_out;
@@ -708,7 +709,7 @@ private:
   }
 
   void drop(submission& one, time_point now, bool settle_bucket = true) noexcept {
-    ++tenants_[one.tenant].counters.dropped;
+    ++one.account->counters.dropped;
     withdraw(one, errc::dropped, settle_bucket);
     settled_.push_back(one);
     ++statistics_.dropped;
@@ -718,7 +719,7 @@ private:
   /// Ends a pending submission, wherever it waits.
   void withdraw(submission& one, error_code result, bool settle_bucket = true) noexcept {
     if (one.bucket == nullptr) {
-      detail::tenant_state& tenant = tenants_[one.tenant];
+      detail::tenant_state& tenant = *one.account;
       tenant.aside.erase(one);
       --aside_;
       ++tenant.pending;  // `gone` counts it out
@@ -732,7 +733,7 @@ private:
 
   /// A pending submission has left the queue without service.
   void gone(submission& one, error_code result) noexcept {
-    detail::tenant_state& tenant = tenants_[one.tenant];
+    detail::tenant_state& tenant = *one.account;
     unexpire(one);
     --tenant.pending;
     tenants_.refund(tenant, one.charged_ns);
@@ -789,7 +790,7 @@ private:
     orphan->next = std::exchange(one.next, nullptr);
     (orphan->previous != nullptr ? orphan->previous->next : packet.members.first) = orphan;
     (orphan->next != nullptr ? orphan->next->previous : packet.members.last) = orphan;
-    detail::tenant_state& tenant = tenants_[one.tenant];
+    detail::tenant_state& tenant = *one.account;
     ++(why == errc::timed_out ? tenant.counters.timed_out : tenant.counters.cancelled);
     ++statistics_.orphaned;
     finish(one, why);
@@ -823,12 +824,13 @@ private:
   // ------------------------------------------------------------------------------------------------
 
   bool over_cap(const submission& one) const noexcept {
-    const detail::tenant_state& tenant = tenants_[one.tenant];
+    if (!tenants_.any_cap()) return false;
+    const detail::tenant_state& tenant = *one.account;
     return tenant.in_flight > 0 && tenant.in_flight_ns + one.charged_ns > tenant.in_flight_cap_ns;
   }
 
   void set_aside(submission& one) noexcept {
-    detail::tenant_state& tenant = tenants_[one.tenant];
+    detail::tenant_state& tenant = *one.account;
     queue_.take(one);
     --tenant.pending;
     tenant.aside.push_back(one);

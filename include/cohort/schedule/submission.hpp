@@ -33,6 +33,11 @@ struct rank {
   }
 };
 
+namespace detail {
+struct bucket;
+struct tenant_state;
+}  // namespace detail
+
 /// A node of every list that a submission passes through. `next` and `previous` serve one list at a time; `older` and
 /// `newer` are the scheduler's second list, of everything that waits in buckets, by arrival.
 struct submission {
@@ -60,21 +65,22 @@ struct submission {
   std::uint32_t sequence = 0;  ///< packet it was committed in; 0 when it never was
 
   // The scheduler's own, while the submission is inside.
-  void* bucket = nullptr;  ///< null while it waits before the queue
-  submission* older = nullptr;
-  submission* newer = nullptr;
-  detail::heap_links<submission> order{};   ///< in its bucket
-  detail::heap_links<submission> expiry{};  ///< among all that may be dropped or time out
-  rank turn{};
-  std::int64_t latest_start = 0;  ///< nanoseconds of `clock` after which it would be late
-  std::int64_t leaves = 0;        ///< nanoseconds of `clock` at which it is dropped or times out
-  double work_ns = 0;     ///< predicted alone, with the packet's overhead; its share of its record once committed
-  double charged_ns = 0;  ///< what its tenant was charged with
-  std::int64_t busy_before = 0;  ///< nanoseconds that the device had been at work when it was handed in
   bool droppable = false;
   bool expiring = false;  ///< in the heap of what will be dropped or time out
   /// A stand-in in a packet: the waiter of this submission was told `result` before the device was done.
   bool orphan = false;
+  detail::bucket* bucket = nullptr;         ///< null while it waits before the queue
+  detail::tenant_state* account = nullptr;  ///< its tenant's
+  submission* older = nullptr;
+  submission* newer = nullptr;
+  detail::heap_links<submission> order{};  ///< in its bucket; `turn` beside it, because they are read together
+  rank turn{};
+  detail::heap_links<submission> expiry{};  ///< among all that may be dropped or time out
+  std::int64_t leaves = 0;                  ///< nanoseconds of `clock` at which it is dropped or times out
+  std::int64_t latest_start = 0;            ///< nanoseconds of `clock` after which it would be late
+  double work_ns = 0;     ///< predicted alone, with the packet's overhead; its share of its record once committed
+  double charged_ns = 0;  ///< what its tenant was charged with
+  std::int64_t busy_before = 0;  ///< nanoseconds that the device had been at work when it was handed in
 
   error_code result{};
 };

@@ -82,25 +82,27 @@ struct tenant_counters {
   published<std::uint64_t> timed_out;
 };
 
-struct tenant_state {
+/// What every submission touches lies on two cache lines: with thousands of tenants none of it is in a near cache.
+struct alignas(64) tenant_state {
   double weight = 1;
   double target_ns = 1e7;
   std::size_t queue_capacity = std::numeric_limits<std::size_t>::max();
-  double in_flight_cap_ns = std::numeric_limits<double>::infinity();
-  full_queue when_full = full_queue::reject;
-  late_work when_late = late_work::run;
-  bool known = false;
-  published<std::size_t> pending;  // in the coalescer
-  std::size_t in_flight = 0;
-  double in_flight_ns = 0;    // predicted
   double paid_until_ns = 0;   // time by which the tenant's share will have served all it has submitted
   std::int64_t last_due = 0;  // of its newest submission without a deadline of its own
   double efficiency = 1;      // measured service over predicted service alone: below 1 for work that is fused
-  published<double> service_ns;
+  double in_flight_ns = 0;    // predicted
+  full_queue when_full = full_queue::reject;
+  late_work when_late = late_work::run;
+  bool known = false;
+  bool to_look_at = false;
+  // The second line.
+  published<std::size_t> pending;  // in the coalescer
+  std::size_t in_flight = 0;
   intrusive_list<submission, &submission::previous, &submission::next> aside{};  // suspended, or over the cap
   tenant_state* next_to_look_at = nullptr;  // in a list of the scheduler's, while `to_look_at`
-  bool to_look_at = false;
-  tenant_counters counters{};
+  published<double> service_ns;
+  tenant_counters counters{};  // from here on seldom, but for the first two
+  double in_flight_cap_ns = std::numeric_limits<double>::infinity();
 
   bool active() const noexcept { return pending + in_flight > 0 || aside.front() != nullptr; }
 
@@ -136,6 +138,7 @@ public:
     one.in_flight_cap_ns = options.in_flight_cap == std::chrono::nanoseconds::max()
                                ? std::numeric_limits<double>::infinity()
                                : static_cast<double>(options.in_flight_cap.count());
+    any_cap_ = any_cap_ || one.in_flight_cap_ns < std::numeric_limits<double>::infinity();
     one.when_full = options.when_full;
     one.when_late = options.when_late;
     one.known = true;
@@ -148,6 +151,8 @@ public:
 
   bool known(tenant_id id) const noexcept { return id < all_.size() && all_[id].known; }
   std::size_t size() const noexcept { return all_.size(); }
+  /// Whether a tenant ever had a cap on what it has in flight.
+  bool any_cap() const noexcept { return any_cap_; }
   tenant_state& operator[](tenant_id id) noexcept { return all_[id]; }
   const tenant_state& operator[](tenant_id id) const noexcept { return all_[id]; }
 
@@ -184,6 +189,7 @@ public:
 private:
   std::deque<tenant_state> all_;  // a state never moves: submissions wait in its list
   double active_weight_ = 0;
+  bool any_cap_ = false;
 };
 
 }  // namespace detail
