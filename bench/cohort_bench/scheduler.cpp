@@ -38,7 +38,7 @@ enum class kind { own_keys, one_key, own_keys_dropping };
 constexpr std::array<std::pair<kind, std::string_view>, 3> kinds{
     {{kind::own_keys, "keys all different"},
      {kind::one_key, "keys all equal"},
-     {kind::own_keys_dropping, "droppable, all own keys"}}};
+     {kind::own_keys_dropping, "keys all different, late work dropped"}}};
 
 /// Late binding in packets of equal size, so that what is pending is all that differs.
 struct even_packets : cohort::late_binding {
@@ -177,7 +177,7 @@ int run_scheduler(const options& chosen) {
     }
   }
 
-  const table_printer printer({{"", 30},
+  const table_printer printer({{"", 37},
                                {"pending", 8, 0},
                                {"cpu ns", 8, 1},
                                {"least", 8, 1},

@@ -507,6 +507,7 @@ private:
         continue;
       }
       queue_.take(*one);
+      __builtin_prefetch(one->account, 1);
       builder_.append(one->op, one->op_bytes);
       rows += one->rows;
       flops += static_cast<double>(one->cost.flops);
@@ -515,6 +516,11 @@ private:
       bytes = std::max(bytes, static_cast<double>(one->cost.bytes));
       weight += detail::work_share::weight(model_.roofline(one->cost));
       taken.push_back(*one);
+    }
+    const bool through = from.members.empty();
+    if (through) {
+      queue_.retire(from);
+      queue_.prefetch_front();
     }
 
     const std::uint32_t count = builder_.member_count();
@@ -544,6 +550,7 @@ private:
     }
     packet.weight += weight;
     packet.company = company;
+    if (through) queue_.prefetch_company_of_front();
     const double before = packet.records_ns;
     account(packet, from.op_index, model_.roofline(flops, bytes), count, taken, now);
     packet.padding_ns += padding * (packet.records_ns - before);
