@@ -40,7 +40,7 @@ inline void prefetch_company(const submission& one) noexcept {
   __builtin_prefetch(reinterpret_cast<const char*>(one.account) + 64, 1);
   __builtin_prefetch(one.older, 1);
   __builtin_prefetch(one.newer, 1);
-  if (one.droppable) {
+  if (one.expiring) {
     for (const submission* near : {one.expiry.child, one.expiry.next, one.expiry.previous}) {
       if (near != nullptr) __builtin_prefetch(&near->expiry, 1);
     }
