@@ -15,6 +15,7 @@ struct options {
   std::string backend;         ///< "host", "cuda", or empty: the best that this build has
   std::string type;            ///< "fp32", "bf16", or empty: both
   std::string problem;         ///< one problem, or row, by its name; empty: all
+  std::string trace;           ///< where a Chrome trace of a short piece goes, of `slo`; empty: nowhere
   unsigned guard_seconds = 0;  ///< the process ends after so long, whatever it does; 0: 180 with --quick, else 1200
   bool skip_peers = false;     ///< for profilers: time our arm alone
 };

@@ -31,7 +31,7 @@ void usage(std::FILE* to) {
   std::fprintf(
       to,
       "usage: cohort_bench COMMAND [--quick] [--json FILE] [--backend host|cuda] [--type fp32|bf16]\n"
-      "                    [--problem NAME] [--skip-peers] [--guard SECONDS]\n"
+      "                    [--problem NAME] [--trace FILE] [--skip-peers] [--guard SECONDS]\n"
       "       cohort_bench --list\n"
       "COHORT_COMMIT in the environment names the commit in the JSON. Exit status: 0, 1 when a result is wrong,\n"
       "2 misuse, 77 when this machine cannot run it, 124 after --guard.\n\n");
@@ -64,6 +64,8 @@ std::optional<options> parse(int argc, char** argv) {
       good = value(result.type) && (result.type == "fp32" || result.type == "bf16");
     } else if (argument == "--problem") {
       good = value(result.problem);
+    } else if (argument == "--trace") {
+      good = value(result.trace);
     } else if (argument == "--guard") {
       good = value(number);
       result.guard_seconds = static_cast<unsigned>(std::strtoul(number.c_str(), nullptr, 10));

@@ -66,33 +66,32 @@ int report::finish() {
                 measured.is_double() ? measured.as_double() : std::nan(""), target.at("bound").as_string().c_str(),
                 target.at("target").to_number<double>(), target.at("name").as_string().c_str());
   }
-  const bool good = wrong_.empty();
-  if (!json_.empty()) {
-    std::ofstream file(json_);
-    file << "{\n  \"benchmark\": \"" << benchmark_ << "\",\n  \"quick\": " << (quick_ ? "true" : "false")
-         << ",\n  \"environment\": " << boost::json::serialize(environment_)
-         << ",\n  \"notes\": " << boost::json::serialize(notes_)
-         << ",\n  \"wrong\": " << boost::json::serialize(wrong_);
-    // One line for each target and row, so that two runs can be compared with diff.
-    const auto lines = [&](const char* name, const boost::json::array& all) {
-      file << ",\n  \"" << name << "\": [";
-      const char* before = "\n    ";
-      for (const boost::json::value& one : all) {
-        file << before << boost::json::serialize(one);
-        before = ",\n    ";
-      }
-      file << "\n  ]";
-    };
-    lines("targets", targets_);
-    lines("rows", rows_);
-    file << "\n}\n";
-    file.close();
-    if (!file) {
-      std::perror(json_.c_str());
-      return failed;
+  if (!save()) return failed;
+  return wrong_.empty() ? succeeded : failed;
+}
+
+bool report::save() const {
+  if (json_.empty()) return true;
+  std::ofstream file(json_);
+  file << "{\n  \"benchmark\": \"" << benchmark_ << "\",\n  \"quick\": " << (quick_ ? "true" : "false")
+       << ",\n  \"environment\": " << boost::json::serialize(environment_)
+       << ",\n  \"notes\": " << boost::json::serialize(notes_) << ",\n  \"wrong\": " << boost::json::serialize(wrong_);
+  // One line for each target and row, so that two runs can be compared with diff.
+  const auto lines = [&](const char* name, const boost::json::array& all) {
+    file << ",\n  \"" << name << "\": [";
+    const char* before = "\n    ";
+    for (const boost::json::value& one : all) {
+      file << before << boost::json::serialize(one);
+      before = ",\n    ";
     }
-  }
-  return good ? succeeded : failed;
+    file << "\n  ]";
+  };
+  lines("targets", targets_);
+  lines("rows", rows_);
+  file << "\n}\n";
+  file.close();
+  if (!file) std::perror(json_.c_str());
+  return static_cast<bool>(file);
 }
 
 }  // namespace cohort_bench

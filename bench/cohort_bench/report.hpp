@@ -59,6 +59,9 @@ public:
   /// A wrong result: the run fails, and says so.
   void wrong(std::string what);
 
+  /// Writes the JSON as far as it is known, so that a run that is ended early leaves what it had. False when it cannot.
+  bool save() const;
+
   /// Prints targets and writes the JSON; the exit status.
   int finish();
 

@@ -1,0 +1,116 @@
+// Our arm: a coroutine for each request, which awaits op after op.
+#pragma once
+
+#include "arm.hpp"
+
+#include <cohort/backend/backend.hpp>
+#include <cohort/error.hpp>
+#include <cohort/executor.hpp>
+#include <cohort/schedule/policy.hpp>
+
+#include <boost/asio/io_context.hpp>
+
+#include <chrono>
+#include <coroutine>
+#include <exception>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace cohort_bench::slo {
+
+/// A coroutine that nobody waits for: it runs at once, and its frame ends with it. What it does with failures is its
+/// own affair.
+struct detached {
+  struct promise_type {
+    detached get_return_object() noexcept { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() noexcept {}
+    void unhandled_exception() noexcept { std::terminate(); }
+  };
+};
+
+/// The executor is in the caller-driven mode and paused while the arm is not on the device.
+template <class T, cohort::policy Policy = cohort::late_binding>
+class cohort_arm final : public arm {
+  using executor = cohort::executor<slo_ops<T>, boost::asio::io_context::executor_type, Policy>;
+
+public:
+  cohort_arm(std::string name, const fleet<T>& all, std::unique_ptr<cohort::backend> device,
+             cohort::executor_options options = {}, Policy policy = {})
+      : arm(std::move(name)),
+        all_(all),
+        slots_(all.tenants(), all.slots_each()),
+        gpu_(io_, std::move(device), by_caller(options), std::move(policy)) {
+    aim({1e6, 1e6, 1e6});
+    leave();
+  }
+
+  void enter() override { gpu_.resume(); }
+  void leave() override {
+    if (const cohort::error_code failed = gpu_.pause()) throw cohort::system_error(failed, "pausing the executor");
+  }
+
+  /// A tenant's target is for one op: a request's ops share its target evenly.
+  void aim(const target_times& targets) override {
+    tenants_.clear();
+    for (std::uint32_t i = 0; i < all_.tenants(); ++i) {
+      const kind what = all_.model_of(i).what();
+      const double each = targets[static_cast<std::size_t>(what)] / static_cast<double>(all_.at(i, 0).ops.size());
+      const auto tenant = gpu_.make_tenant({.name = std::string(name_of(what)) + " " + std::to_string(i),
+                                            .latency_target = std::chrono::nanoseconds(static_cast<long long>(each))});
+      tenants_.push_back(tenant.id());
+    }
+  }
+
+  bool start(std::uint32_t tenant, std::uint32_t request) override {
+    const std::uint32_t slot = slots_.take(tenant);
+    if (slot == slot_pool::none) return false;
+    ++inside_;
+    serve(*this, tenant, slot, request);
+    return true;
+  }
+
+  bool poll() override { return gpu_.poll(); }
+  std::size_t inside() const override { return inside_; }
+  void rewind() override { slots_.rewind(); }
+  void* output(std::uint32_t tenant, std::uint32_t variant) override { return all_.at(tenant, variant).area.output(0); }
+
+  std::optional<cohort::scheduler_statistics> statistics() const override { return gpu_.statistics(); }
+
+private:
+  static cohort::executor_options by_caller(cohort::executor_options options) {
+    options.driven_by = cohort::drive::caller;
+    options.scheduling.expected_keys = 1024;
+    return options;
+  }
+
+  static detached serve(cohort_arm& self, std::uint32_t tenant, std::uint32_t slot, std::uint32_t request) {
+    const cohort::tenant_id id = self.tenants_[tenant];
+    cohort::error_code result;
+    for (const step<T>& one : self.all_.at(tenant, slot).ops) {
+      switch (one.index()) {
+        case 0: result = co_await self.gpu_.try_submit(*std::get_if<0>(&one), id); break;
+        case 1: result = co_await self.gpu_.try_submit(*std::get_if<1>(&one), id); break;
+        case 2: result = co_await self.gpu_.try_submit(*std::get_if<2>(&one), id); break;
+        default: result = co_await self.gpu_.try_submit(*std::get_if<3>(&one), id); break;
+      }
+      if (result.failed()) break;
+    }
+    self.log().finished(request, !result.failed());
+    self.slots_.give_back(tenant, slot);
+    --self.inside_;
+  }
+
+  const fleet<T>& all_;
+  slot_pool slots_;
+  std::size_t inside_ = 0;
+  std::vector<cohort::tenant_id> tenants_;
+  boost::asio::io_context io_;
+  executor gpu_;
+};
+
+}  // namespace cohort_bench::slo

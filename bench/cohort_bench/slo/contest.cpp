@@ -1,0 +1,337 @@
+// The contest of `slo`.
+#include "contest.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <limits>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+namespace cohort_bench::slo {
+namespace {
+
+constexpr double wanted_attainment = 0.99;
+constexpr double flood = 10;                 // times its share
+constexpr std::uint32_t flooding = 1;        // a BERT-like tenant: the dearest requests
+constexpr double share_of_own_rate = 0.6;    // a steady load, over the rate at 99 % attainment
+constexpr double share_of_least_rate = 0.8;  // the common load, over that of the slowest arm
+
+std::chrono::nanoseconds nanoseconds(double seconds) {
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
+}
+
+boost::json::object json_of(const verdict& v) {
+  boost::json::object latency;
+  for (std::size_t i = 0; i < kinds; ++i) {
+    latency[name_of(static_cast<kind>(i))] = {{"p50_us", number(v.latency[i].p50())},
+                                              {"p99_us", number(v.latency[i].p99())}};
+  }
+  return {{"offered_per_s", number(v.offered)},
+          {"attainment", number(v.attainment)},
+          {"goodput_per_s", number(v.goodput)},
+          {"drop_rate", number(v.drop_rate)},
+          {"requests", v.requests},
+          {"failed", v.failed},
+          {"latency", std::move(latency)}};
+}
+
+/// Latencies in ns of each tenant.
+std::vector<std::vector<double>> by_tenant(const trial& one, std::uint32_t tenants) {
+  std::vector<std::vector<double>> all(tenants);
+  one.for_each([&](const cohort_load::arrival& request, double ns) { all[request.tenant].push_back(ns); });
+  return all;
+}
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return values.empty() ? missing : sum / static_cast<double>(values.size());
+}
+
+/// Slowest over fastest mean latency among tenants with equal models, of the kind where that is largest.
+double spread_of(const std::vector<std::vector<double>>& latencies) {
+  double worst = missing;
+  for (std::size_t what = 0; what < kinds; ++what) {
+    double least = std::numeric_limits<double>::infinity();
+    double most = 0;
+    for (std::size_t i = what; i < latencies.size(); i += kinds) {
+      const double one = mean(latencies[i]);
+      if (std::isnan(one)) continue;
+      least = std::min(least, one);
+      most = std::max(most, one);
+    }
+    if (most > 0 && !(most / least <= worst)) worst = most / least;
+  }
+  return worst;
+}
+
+/// p99 over all tenants of a kind but the one that floods.
+double p99_of_others(const std::vector<std::vector<double>>& latencies, std::size_t what) {
+  std::vector<double> all;
+  for (std::size_t i = what; i < latencies.size(); i += kinds) {
+    if (i != flooding) all.insert(all.end(), latencies[i].begin(), latencies[i].end());
+  }
+  return summary(std::move(all)).p99();
+}
+
+}  // namespace
+
+contest::contest(report& to, std::vector<arm*> arms, std::uint32_t tenants, contest_plan plan,
+                 std::function<double(arm&)> check, double tolerance)
+    : to_(to),
+      tenants_(tenants),
+      plan_(plan),
+      check_(std::move(check)),
+      tolerance_(tolerance),
+      printer_({{"stage", 10},
+                {"arm", 24},
+                {"rate/s", 9, 0},
+                {"offered/s", 9, 0},
+                {"attained", 8, 4},
+                {"goodput/s", 9, 0},
+                {"dropped", 7, 4},
+                {"MLP p50", 8, 0},
+                {"p99 us", 8, 0},
+                {"BERT p50", 8, 0},
+                {"p99 us", 8, 0},
+                {"LSTM p50", 8, 0},
+                {"p99 us", 8, 0}}) {
+  for (arm* const one : arms) all_.push_back({.who = one});
+}
+
+/// Calls `body(contestant)` for each arm that is still in; one that throws is out.
+template <class Stage>
+void contest::each(const char* stage, Stage&& body) {
+  for (contestant& one : all_) {
+    if (!one.excuse.empty()) continue;
+    std::printf("# %5.1f s: %s, %s\n", elapsed(), stage, one.who->name().c_str());
+    try {
+      body(one);
+    } catch (const std::exception& error) {
+      one.excuse = error.what();
+      to_.wrong(std::string(stage) + ", " + one.who->name() + " is out: " + error.what());
+      try {
+        if (one.who->inside() == 0) one.who->leave();
+      } catch (const std::exception& again) {
+        std::printf("# it does not leave the device: %s\n", again.what());
+      }
+    }
+  }
+  to_.save();
+}
+
+trial contest::load(arm& on, double rate, double seconds, const std::vector<cohort_load::source>& sources,
+                    std::uint64_t seed, const cohort_load::gaps& law) const {
+  const auto warm_up = nanoseconds(0.1 * seconds);
+  const auto end = warm_up + nanoseconds(seconds);
+  trial one(cohort_load::generate(law, rate, end, sources, seed), warm_up, end);
+  on.enter();
+  one.run(on, plan_.polite);
+  on.leave();
+  return one;
+}
+
+verdict contest::show(const char* stage, const arm& on, double rate, const trial& one, const target_times& targets) {
+  const verdict v = judge(one, targets);
+  printer_.row({stage, on.name(), rate, v.offered, v.attainment, v.goodput, v.drop_rate, v.latency[0].p50(),
+                v.latency[0].p99(), v.latency[1].p50(), v.latency[1].p99(), v.latency[2].p50(), v.latency[2].p99()});
+  boost::json::object row{{"stage", stage}, {"arm", on.name()}, {"rate_per_s", number(rate)}};
+  for (auto& [key, value] : json_of(v)) row[key] = std::move(value);
+  to_.row(std::move(row));
+  if (v.failed > 0) throw std::runtime_error(std::to_string(v.failed) + " requests failed");
+  return v;
+}
+
+double contest::search(const char* stage, arm& on, const target_times& targets, const cohort_load::gaps& law,
+                       std::uint64_t seed) {
+  const auto sources = cohort_load::sources_of(tenants_);
+  return largest_rate(plan_.search, [&](double rate) {
+    const trial one = load(on, rate, plan_.trial_seconds, sources, seed, law);
+    return show(stage, on, rate, one, targets).attainment >= wanted_attainment;
+  });
+}
+
+void contest::check() {
+  each("check", [&](contestant& one) {
+    const double error = check_(*one.who);
+    std::printf("# %s: largest relative error %.2e\n", one.who->name().c_str(), error);
+    to_.row({{"stage", "check"}, {"arm", one.who->name()}, {"error", number(error)}});
+    if (!(error <= tolerance_)) throw std::runtime_error("a relative error of " + std::to_string(error));
+  });
+}
+
+void contest::time_alone() {
+  alone_us_.fill(missing);
+  each("alone", [&](contestant& one) {
+    arm& on = *one.who;
+    boost::json::object row{{"stage", "alone"}, {"arm", on.name()}};
+    on.enter();
+    for (std::uint32_t what = 0; what < kinds; ++what) {
+      constexpr std::uint32_t warm_up = 10;
+      const std::uint32_t times = plan_.timed ? 100 : 20;
+      on.report_to(std::make_shared<request_log>(times));
+      std::vector<double> samples;
+      for (std::uint32_t i = 0; i < times; ++i) {
+        const auto begin = clock::now();
+        if (!on.start(what, i)) throw std::runtime_error("a request alone finds no buffer");
+        while (on.inside() > 0) {
+          if (!on.poll() && plan_.polite) std::this_thread::yield();
+          if (microseconds_since(begin) > 5e6) throw std::runtime_error("a request alone does not end");
+        }
+        if (i >= warm_up) samples.push_back(microseconds_since(begin));
+      }
+      const double us = median(std::move(samples));
+      const std::string_view name = name_of(static_cast<kind>(what));
+      std::printf("# %s: one %.*s alone %.1f us\n", on.name().c_str(), static_cast<int>(name.size()), name.data(), us);
+      row[name] = number(us);
+      alone_us_[what] = least(alone_us_[what], us);
+    }
+    on.leave();
+    to_.row(std::move(row));
+  });
+  std::string text = "targets:";
+  for (std::size_t i = 0; i < kinds; ++i) {
+    targets_[i] = 1e3 * std::max(plan_.times_alone * alone_us_[i], plan_.least_target_us);
+    char one[64];
+    std::snprintf(one, sizeof one, " %s %.0f us", std::string(name_of(static_cast<kind>(i))).c_str(),
+                  targets_[i] * 1e-3);
+    text += one;
+  }
+  char rule[128];
+  std::snprintf(rule, sizeof rule, "; %g times the least time alone of any arm, at least %g us", plan_.times_alone,
+                plan_.least_target_us);
+  to_.note(text + rule);
+  for (contestant& one : all_) one.who->aim(targets_);
+}
+
+void contest::search_rates() {
+  printer_.header();
+  for (int round = 1; round <= plan_.rounds; ++round) {
+    each("search", [&](contestant& one) {
+      const double rate = search("search", *one.who, targets_, {}, static_cast<std::uint64_t>(round));
+      std::printf("# round %d: %s carries %.0f requests/s at 99 %% attainment\n", round, one.who->name().c_str(), rate);
+      to_.row({{"stage", "rate"}, {"arm", one.who->name()}, {"round", round}, {"rate_per_s", number(rate)}});
+      one.rates.push_back(rate);
+    });
+  }
+}
+
+void contest::common_load() {
+  double slowest = missing;
+  for (const contestant& one : all_) {
+    if (one.rate() > 0) slowest = least(slowest, one.rate());
+  }
+  if (!(slowest > 0)) return;
+  common_rate_ = share_of_least_rate * slowest;
+  each("common load", [&](contestant& one) {
+    const trial t = load(*one.who, common_rate_, plan_.common_seconds, cohort_load::sources_of(tenants_), 101, {});
+    (void)show("common", *one.who, common_rate_, t, targets_);
+  });
+}
+
+void contest::steady_load() {
+  each("steady load", [&](contestant& one) {
+    arm& on = *one.who;
+    if (!(one.rate() > 0)) return;
+    const double rate = share_of_own_rate * one.rate();
+    auto sources = cohort_load::sources_of(tenants_);
+    const auto before = on.statistics();
+    const trial even = load(on, rate, plan_.steady_seconds, sources, 201, {});
+    const auto after = on.statistics();
+    (void)show("steady", on, rate, even, targets_);
+    sources[flooding].share = flood;
+    const double more = rate * (tenants_ - 1 + flood) / tenants_;
+    const trial flooded = load(on, more, plan_.steady_seconds, sources, 202, {});
+    (void)show("flood", on, more, flooded, targets_);
+
+    const auto usual = by_tenant(even, tenants_);
+    const auto under_flood = by_tenant(flooded, tenants_);
+    one.spread = spread_of(usual);
+    boost::json::object row{{"stage", "fairness"}, {"arm", on.name()}, {"spread", number(one.spread)}};
+    boost::json::array means;
+    for (const auto& each_tenant : usual) means.push_back(number(mean(each_tenant) * 1e-3));
+    row["mean_us_by_tenant"] = std::move(means);
+    for (std::size_t what = 0; what < kinds; ++what) {
+      const double ratio = p99_of_others(under_flood, what) / p99_of_others(usual, what);
+      row["flood_p99_" + std::string(name_of(static_cast<kind>(what)))] = number(ratio);
+      if (!(ratio <= one.flooded)) one.flooded = ratio;
+    }
+    if (before && after) {
+      const auto waited = static_cast<double>((after->waited - before->waited).count());
+      const auto covered = static_cast<double>((after->waited_hidden - before->waited_hidden).count());
+      const double hidden = waited > 0 ? covered / waited : 1;
+      const auto packets = static_cast<double>(after->packets - before->packets);
+      const auto ops = static_cast<double>(after->committed - before->committed);
+      if (&one == &all_.front()) hidden_ = hidden;
+      row["wait_hidden"] = number(hidden);
+      row["mean_wait_us"] = number(waited * 1e-3 / ops);
+      row["ops_per_packet"] = number(ops / packets);
+      row["fused"] = number(static_cast<double>(after->fused - before->fused) / ops);
+      row["prediction_error"] = number(after->prediction_error);
+      row["farthest_behind"] = after->farthest_behind;
+      std::printf("# %s: of the wait %.4f hidden, %.1f ops to a packet, %.2f of them fused\n", on.name().c_str(),
+                  hidden, ops / packets, static_cast<double>(after->fused - before->fused) / ops);
+    }
+    std::printf("# %s: slowest over fastest equal tenant %.3f, p99 of others under the flood x %.2f\n",
+                on.name().c_str(), one.spread, one.flooded);
+    to_.row(std::move(row));
+  });
+}
+
+void contest::other_targets() {
+  const auto once = [&](const char* stage, const target_times& targets, const cohort_load::gaps& law) {
+    if (elapsed() > plan_.budget_seconds) {
+      to_.note(std::string("left out for lack of time: ") + stage);
+      return;
+    }
+    for (contestant& one : all_) one.who->aim(targets);
+    each(stage, [&](contestant& one) {
+      const double rate = search(stage, *one.who, targets, law, 1);
+      std::printf("# %s: %s carries %.0f requests/s at 99 %% attainment\n", stage, one.who->name().c_str(), rate);
+      to_.row({{"stage", stage}, {"arm", one.who->name()}, {"rate_at_99", number(rate)}});
+    });
+  };
+  target_times twice = targets_;
+  for (double& one : twice) one *= 2;
+  once("2x target", twice, {});
+  once("gamma 4", targets_, {.kind = cohort_load::law::gamma, .shape = 4});
+  target_times half = targets_;
+  for (double& one : half) one /= 2;
+  once("half target", half, {});
+  for (contestant& one : all_) one.who->aim(targets_);
+}
+
+void contest::judge_targets() {
+  const contestant& ours = all_.front();
+  const double least_tried = plan_.search.first_rate * std::exp2(1 - plan_.search.doublings);
+  for (std::size_t i = 1; i < all_.size(); ++i) {
+    const contestant& other = all_[i];
+    double rate = other.rate();
+    if (rate == 0) {
+      to_.note(other.who->name() + " attains 99 % at no rate that was tried: the least of them stands for it");
+      rate = least_tried;
+    }
+    to_.target("rate at 99 % attainment over " + other.who->name(), 3, ours.rate() / rate);
+  }
+  to_.target("wait hidden behind other work", 0.95, hidden_);
+  to_.target("slowest over fastest mean latency of equal tenants", 1.05, ours.spread, bound::at_most);
+  to_.target("p99 of the others while one tenant floods at 10 times its share, over before", 1.5, ours.flooded,
+             bound::at_most);
+}
+
+void contest::run() {
+  check();
+  time_alone();
+  search_rates();
+  common_load();
+  steady_load();
+  if (plan_.extras) other_targets();
+  if (plan_.timed) judge_targets();
+}
+
+}  // namespace cohort_bench::slo

@@ -1,0 +1,88 @@
+// The contest of `slo`: which arm carries the largest rate of requests in time, and how it treats its tenants. The same
+// code for every place; which arms there are is the place's affair.
+#pragma once
+
+#include "../../load/arrivals.hpp"
+#include "../report.hpp"
+#include "arm.hpp"
+#include "open_loop.hpp"
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace cohort_bench::slo {
+
+struct contest_plan {
+  bool timed = true;    ///< false: a run for the sake of running; no targets are judged
+  bool polite = false;  ///< arms need this thread's processor
+  search_plan search{};
+  int rounds = 3;                ///< searches of each arm, in turn; the median counts
+  double trial_seconds = 0.35;   ///< of one load in a search, after its warm-up
+  double steady_seconds = 3;     ///< of one load in the tests of fairness
+  double common_seconds = 1;     ///< of the load that all arms are shown under
+  double times_alone = 10;       ///< a target is so many times the least time alone of any arm,
+  double least_target_us = 500;  ///< but no shorter: five windows of a batcher
+  bool extras = true;            ///< other targets, and bursty arrivals, if there is time
+  double budget_seconds = 110;   ///< no extra begins after so long
+};
+
+class contest {
+public:
+  /// \param arms the first is ours; names must differ
+  /// \param check the largest error of what an arm computes
+  contest(report& to, std::vector<arm*> arms, std::uint32_t tenants, contest_plan plan,
+          std::function<double(arm&)> check, double tolerance);
+
+  /// All stages, one after the other. An arm that fails is out, and the others go on; what is known is written after
+  /// each stage.
+  void run();
+
+  /// For whoever wants one more look at ours: a rate of which it carries more, and the targets.
+  double common_rate() const { return common_rate_; }
+  const target_times& targets() const { return targets_; }
+
+private:
+  struct contestant {
+    arm* who = nullptr;
+    std::string excuse{};
+    std::vector<double> rates{};  ///< at 99 % attainment, one of each round
+    double spread = missing;      ///< slowest over fastest mean latency of equal tenants, the worst kind
+    double flooded = missing;     ///< p99 of the others under a flood over that before, the worst kind
+
+    double rate() const { return median(rates); }
+  };
+
+  template <class Stage>
+  void each(const char* stage, Stage&& body);
+  trial load(arm& on, double rate, double seconds, const std::vector<cohort_load::source>& sources, std::uint64_t seed,
+             const cohort_load::gaps& law) const;
+  verdict show(const char* stage, const arm& on, double rate, const trial& one, const target_times& targets);
+  double search(const char* stage, arm& on, const target_times& targets, const cohort_load::gaps& law,
+                std::uint64_t seed);
+
+  void check();
+  void time_alone();
+  void search_rates();
+  void common_load();
+  void steady_load();
+  void other_targets();
+  void judge_targets();
+  double elapsed() const { return microseconds_since(begin_) * 1e-6; }
+
+  report& to_;
+  std::vector<contestant> all_;
+  std::uint32_t tenants_;
+  contest_plan plan_;
+  std::function<double(arm&)> check_;
+  double tolerance_;
+  clock::time_point begin_ = clock::now();
+  std::array<double, kinds> alone_us_{};
+  target_times targets_{};
+  double common_rate_ = 0;
+  double hidden_ = missing;
+  table_printer printer_;
+};
+
+}  // namespace cohort_bench::slo
