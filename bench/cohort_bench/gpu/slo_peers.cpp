@@ -1,0 +1,240 @@
+// The peers of `slo`: one graph to a request, and one graph to a batch.
+#include "slo_peers.hpp"
+
+#include "slo_kernels.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <deque>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace cohort_bench::slo {
+namespace {
+
+using cohort::bf16;
+
+constexpr std::size_t most_queries = 8;  // of events in one poll: each costs half a microsecond
+
+/// Chooses how cuBLAS computes the linear ops of a program.
+void tune(cublas_linear& cublas, const program<bf16>& ops) {
+  for (const step<bf16>& one : ops) {
+    if (const auto* const linear = std::get_if<cohort::ops::linear<bf16>>(&one)) cublas.tune(*linear);
+  }
+}
+
+graph_exec record(cublas_linear& cublas, const program<bf16>& ops, void* workspace, const stream& in) {
+  cublas.bind(workspace, in);
+  return capture(in, [&] {
+    for (const step<bf16>& one : ops) {
+      std::visit(
+          [&](const auto& op) {
+            if constexpr (std::is_same_v<std::decay_t<decltype(op)>, cohort::ops::linear<bf16>>) {
+              cublas.enqueue(op);
+            } else {
+              launch(op, in.get());
+            }
+          },
+          one);
+    }
+  });
+}
+
+/// Whether what was recorded before the event has ended.
+bool has_ended(const event& one) {
+  const cudaError_t state = cudaEventQuery(one.get());
+  if (state == cudaErrorNotReady) return false;
+  cuda_check(state, "cudaEventQuery");
+  return true;
+}
+
+/// Graphs and memory may not go while the device uses them.
+class graph_arm : public arm {
+public:
+  using arm::arm;
+  ~graph_arm() override { (void)cuda_try(cudaDeviceSynchronize()); }
+  void leave() override { synchronize_device(); }
+};
+
+class stream_per_request final : public graph_arm {
+public:
+  stream_per_request(const fleet<bf16>& all, cublas_linear& cublas, store& memory)
+      : graph_arm("one stream per request"), all_(all), slots_(all.tenants(), all.slots_each()) {
+    for (std::size_t i = 0; i < streams; ++i) {
+      lanes_.push_back({make_stream(), make_event()});
+      free_.push_back(i);
+    }
+    graphs_.resize(all.tenants());
+    for (std::uint32_t i = 0; i < all.tenants(); ++i) {
+      tune(cublas, all.at(i, 0).ops);
+      for (std::uint32_t j = 0; j < all.slots_each(); ++j) {
+        graphs_[i].push_back(
+            record(cublas, all.at(i, j).ops, memory.take(cublas_linear::workspace_bytes), lanes_[0].queue));
+      }
+    }
+  }
+
+  bool start(std::uint32_t tenant, std::uint32_t request) override {
+    const std::uint32_t slot = slots_.take(tenant);
+    if (slot == slot_pool::none) return false;
+    waiting_.push_back({tenant, slot, request, 0});
+    return true;
+  }
+
+  bool poll() override {
+    bool moved = false;
+    for (std::size_t looks = std::min(most_queries, running_.size()); looks > 0 && !running_.empty(); --looks) {
+      if (next_ >= running_.size()) next_ = 0;
+      const ticket one = running_[next_];
+      if (!has_ended(lanes_[one.lane].end)) {
+        ++next_;
+        continue;
+      }
+      log().finished(one.request, true);
+      slots_.give_back(one.tenant, one.slot);
+      free_.push_back(one.lane);
+      running_[next_] = running_.back();
+      running_.pop_back();
+      moved = true;
+    }
+    if (waiting_.empty() || free_.empty()) return moved;
+    ticket one = waiting_.front();
+    waiting_.pop_front();
+    one.lane = free_.back();
+    free_.pop_back();
+    const lane& on = lanes_[one.lane];
+    cuda_check(cudaGraphLaunch(graphs_[one.tenant][one.slot].get(), on.queue.get()), "cudaGraphLaunch");
+    cuda_check(cudaEventRecord(on.end.get(), on.queue.get()), "cudaEventRecord");
+    running_.push_back(one);
+    return true;
+  }
+
+  std::size_t inside() const override { return waiting_.size() + running_.size(); }
+  void rewind() override { slots_.rewind(); }
+  void* output(std::uint32_t tenant, std::uint32_t variant) override { return all_.at(tenant, variant).area.output(0); }
+
+private:
+  static constexpr std::size_t streams = 32;
+
+  struct lane {
+    stream queue;
+    event end;
+  };
+  struct ticket {
+    std::uint32_t tenant, slot, request;
+    std::size_t lane;
+  };
+
+  const fleet<bf16>& all_;
+  slot_pool slots_;
+  std::vector<lane> lanes_;
+  std::vector<std::size_t> free_;
+  std::vector<std::vector<graph_exec>> graphs_;  // by tenant and slot
+  std::deque<ticket> waiting_;
+  std::vector<ticket> running_;
+  std::size_t next_ = 0;  // to be asked of `running_`
+};
+
+class batcher final : public graph_arm {
+public:
+  batcher(const fleet<bf16>& all, cublas_linear& cublas, store& memory)
+      : graph_arm("batcher, 100 us window"), most_(all.slots_each()) {
+    for (std::uint32_t i = 0; i < all.tenants(); ++i) {
+      model_queue& one = queues_.emplace_back(all.model_of(i), memory);
+      void* const workspace = memory.take(cublas_linear::workspace_bytes);
+      for (const std::uint32_t size : sizes) {
+        const program<bf16> ops = one.area.make_program(size);
+        tune(cublas, ops);
+        one.graphs.push_back(record(cublas, ops, workspace, one.queue));
+      }
+    }
+  }
+
+  bool start(std::uint32_t tenant, std::uint32_t request) override {
+    model_queue& one = queues_[tenant];
+    if (one.waiting.size() + one.running.size() >= most_) return false;
+    one.waiting.push_back({request, clock::now()});
+    ++inside_;
+    return true;
+  }
+
+  bool poll() override {
+    bool moved = false;
+    bool launched = false;
+    std::size_t queries = 0;
+    const clock::time_point now = clock::now();
+    for (std::size_t i = 0; i < queues_.size(); ++i) {
+      model_queue& one = queues_[(next_ + i) % queues_.size()];
+      if (!one.running.empty() && queries < most_queries) {
+        ++queries;
+        if (has_ended(one.end)) {
+          for (const std::uint32_t request : one.running) log().finished(request, true);
+          inside_ -= one.running.size();
+          one.running.clear();
+          moved = true;
+        }
+      }
+      const bool ready = one.running.empty() && !one.waiting.empty() &&
+                         (one.waiting.size() >= sizes.back() || now - one.waiting.front().arrived >= window);
+      if (launched || !ready) continue;
+      launch_batch(one);
+      launched = true;
+    }
+    next_ = (next_ + 1) % queues_.size();
+    return moved || launched;
+  }
+
+  std::size_t inside() const override { return inside_; }
+  void rewind() override {}
+  void* output(std::uint32_t tenant, std::uint32_t variant) override { return queues_[tenant].area.output(variant); }
+
+private:
+  static constexpr std::chrono::microseconds window{100};
+  static constexpr std::array<std::uint32_t, 6> sizes = {1, 2, 4, 8, 16, 32};
+
+  struct arrived_request {
+    std::uint32_t request;
+    clock::time_point arrived;
+  };
+  struct model_queue {
+    model_queue(const model<bf16>& of, store& memory) : area(of, sizes.back(), 0, memory) {}
+
+    work_area<bf16> area;
+    std::vector<graph_exec> graphs;  // by size
+    stream queue = make_stream();
+    event end = make_event();
+    std::deque<arrived_request> waiting;
+    std::vector<std::uint32_t> running;
+  };
+
+  static void launch_batch(model_queue& one) {
+    while (!one.waiting.empty() && one.running.size() < sizes.back()) {
+      one.running.push_back(one.waiting.front().request);
+      one.waiting.pop_front();
+    }
+    const auto fits = std::lower_bound(sizes.begin(), sizes.end(), one.running.size());
+    const graph_exec& batch = one.graphs[static_cast<std::size_t>(fits - sizes.begin())];
+    cuda_check(cudaGraphLaunch(batch.get(), one.queue.get()), "cudaGraphLaunch");
+    cuda_check(cudaEventRecord(one.end.get(), one.queue.get()), "cudaEventRecord");
+  }
+
+  std::size_t most_;
+  std::deque<model_queue> queues_;  // by tenant
+  std::size_t inside_ = 0;
+  std::size_t next_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<arm> make_stream_per_request(const fleet<bf16>& all, cublas_linear& cublas, store& memory) {
+  return std::make_unique<stream_per_request>(all, cublas, memory);
+}
+
+std::unique_ptr<arm> make_batcher(const fleet<bf16>& all, cublas_linear& cublas, store& memory) {
+  return std::make_unique<batcher>(all, cublas, memory);
+}
+
+}  // namespace cohort_bench::slo
