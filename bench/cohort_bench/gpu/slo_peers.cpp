@@ -69,10 +69,13 @@ public:
     }
     graphs_.resize(all.tenants());
     for (std::uint32_t i = 0; i < all.tenants(); ++i) {
-      tune(cublas, all.at(i, 0).ops);
+      tune(cublas, all.ops(i));
       for (std::uint32_t j = 0; j < all.slots_each(); ++j) {
-        graphs_[i].push_back(
-            record(cublas, all.at(i, j).ops, memory.take(cublas_linear::workspace_bytes), lanes_[0].queue));
+        program<bf16> ops = all.ops(i);
+        for (step<bf16>& one : ops) {
+          std::visit([&](auto& op) { op = shifted(op, all.offset(i, j)); }, one);
+        }
+        graphs_[i].push_back(record(cublas, ops, memory.take(cublas_linear::workspace_bytes), lanes_[0].queue));
       }
     }
   }
@@ -114,7 +117,7 @@ public:
 
   std::size_t inside() const override { return waiting_.size() + running_.size(); }
   void rewind() override { slots_.rewind(); }
-  void* output(std::uint32_t tenant, std::uint32_t variant) override { return all_.at(tenant, variant).area.output(0); }
+  void* output(std::uint32_t tenant, std::uint32_t variant) override { return all_.output(tenant, variant); }
 
 private:
   static constexpr std::size_t streams = 32;
@@ -200,7 +203,8 @@ private:
     clock::time_point arrived;
   };
   struct model_queue {
-    model_queue(const model<bf16>& of, store& memory) : area(of, sizes.back(), 0, memory) {}
+    model_queue(const model<bf16>& of, store& memory)
+        : area(of, sizes.back(), 0, memory.take(work_area<bf16>::bytes(of, sizes.back())), memory) {}
 
     work_area<bf16> area;
     std::vector<graph_exec> graphs;  // by size

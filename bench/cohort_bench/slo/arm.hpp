@@ -118,38 +118,46 @@ private:
   std::vector<std::vector<std::uint32_t>> free_;
 };
 
-/// All tenants' models, and buffers with their ops for requests that are served one by one.
+/// All tenants' models, and buffers for requests that are served one by one.
 template <class T>
 class fleet {
 public:
-  struct slot {
-    work_area<T> area;
-    program<T> ops;
-  };
-
   /// Tenant i runs a model of kind i mod 3.
   fleet(const model_sizes& sizes, std::uint32_t tenants, std::uint32_t slots_each, store& memory)
-      : slots_each_(slots_each), slots_(tenants) {
+      : slots_each_(slots_each) {
     for (std::uint32_t i = 0; i < tenants; ++i) {
-      models_.push_back(std::make_unique<model<T>>(static_cast<kind>(i % kinds), sizes, i + 1, memory));
-      slots_[i].reserve(slots_each);
-      for (std::uint32_t j = 0; j < slots_each; ++j) {
-        work_area<T> area(*models_[i], 1, j, memory);
-        program<T> ops = area.make_program(1);
-        slots_[i].push_back({std::move(area), std::move(ops)});
-      }
+      const model<T>& of =
+          *models_.emplace_back(std::make_unique<model<T>>(static_cast<kind>(i % kinds), sizes, i + 1, memory));
+      const std::size_t bytes = work_area<T>::bytes(of, 1);
+      auto* const block = static_cast<std::byte*>(memory.take(slots_each * bytes));
+      const work_area<T> first(of, 1, 0, block, memory);
+      for (std::uint32_t j = 1; j < slots_each; ++j) (void)work_area<T>(of, 1, j, block + j * bytes, memory);
+      all_.push_back({first, first.make_program(1), bytes});
     }
   }
 
   std::uint32_t tenants() const { return static_cast<std::uint32_t>(models_.size()); }
   std::uint32_t slots_each() const { return slots_each_; }
   const model<T>& model_of(std::uint32_t tenant) const { return *models_[tenant]; }
-  const slot& at(std::uint32_t tenant, std::uint32_t position) const { return slots_[tenant][position]; }
+
+  /// The ops of a request in the first slot; those in another are `shifted` by `offset`.
+  const program<T>& ops(std::uint32_t tenant) const { return all_[tenant].ops; }
+  std::size_t offset(std::uint32_t tenant, std::uint32_t slot) const { return slot * all_[tenant].slot_bytes; }
+
+  T* output(std::uint32_t tenant, std::uint32_t slot) const {
+    return all_[tenant].first.output(0) + offset(tenant, slot) / sizeof(T);
+  }
 
 private:
+  struct buffers {
+    work_area<T> first;
+    program<T> ops;
+    std::size_t slot_bytes;
+  };
+
   std::uint32_t slots_each_;
   std::vector<std::unique_ptr<model<T>>> models_;
-  std::vector<std::vector<slot>> slots_;
+  std::vector<buffers> all_;  // by tenant
 };
 
 }  // namespace cohort_bench::slo

@@ -59,7 +59,7 @@ public:
     tenants_.clear();
     for (std::uint32_t i = 0; i < all_.tenants(); ++i) {
       const kind what = all_.model_of(i).what();
-      const double each = targets[static_cast<std::size_t>(what)] / static_cast<double>(all_.at(i, 0).ops.size());
+      const double each = targets[static_cast<std::size_t>(what)] / static_cast<double>(all_.ops(i).size());
       const auto tenant = gpu_.make_tenant({.name = std::string(name_of(what)) + " " + std::to_string(i),
                                             .latency_target = std::chrono::nanoseconds(static_cast<long long>(each))});
       tenants_.push_back(tenant.id());
@@ -77,7 +77,7 @@ public:
   bool poll() override { return gpu_.poll(); }
   std::size_t inside() const override { return inside_; }
   void rewind() override { slots_.rewind(); }
-  void* output(std::uint32_t tenant, std::uint32_t variant) override { return all_.at(tenant, variant).area.output(0); }
+  void* output(std::uint32_t tenant, std::uint32_t variant) override { return all_.output(tenant, variant); }
 
   std::optional<cohort::scheduler_statistics> statistics() const override { return gpu_.statistics(); }
 
@@ -90,13 +90,14 @@ private:
 
   static detached serve(cohort_arm& self, std::uint32_t tenant, std::uint32_t slot, std::uint32_t request) {
     const cohort::tenant_id id = self.tenants_[tenant];
+    const std::size_t by = self.all_.offset(tenant, slot);
     cohort::error_code result;
-    for (const step<T>& one : self.all_.at(tenant, slot).ops) {
+    for (const step<T>& one : self.all_.ops(tenant)) {
       switch (one.index()) {
-        case 0: result = co_await self.gpu_.try_submit(*std::get_if<0>(&one), id); break;
-        case 1: result = co_await self.gpu_.try_submit(*std::get_if<1>(&one), id); break;
-        case 2: result = co_await self.gpu_.try_submit(*std::get_if<2>(&one), id); break;
-        default: result = co_await self.gpu_.try_submit(*std::get_if<3>(&one), id); break;
+        case 0: result = co_await self.gpu_.try_submit(shifted(*std::get_if<0>(&one), by), id); break;
+        case 1: result = co_await self.gpu_.try_submit(shifted(*std::get_if<1>(&one), by), id); break;
+        case 2: result = co_await self.gpu_.try_submit(shifted(*std::get_if<2>(&one), by), id); break;
+        default: result = co_await self.gpu_.try_submit(shifted(*std::get_if<3>(&one), by), id); break;
       }
       if (result.failed()) break;
     }

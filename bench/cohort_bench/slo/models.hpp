@@ -79,6 +79,17 @@ struct norm {
   tensor<T> gamma, beta;
 };
 
+namespace detail {
+
+template <class... P>
+void shift(std::size_t bytes, P*&... pointers) {
+  const std::size_t by[] = {bytes / sizeof(P)...};
+  std::size_t i = 0;
+  (void)((pointers += pointers == nullptr ? 0 : by[i], ++i), ...);
+}
+
+}  // namespace detail
+
 inline constexpr float norm_epsilon = 1e-5f;
 
 /// Uniform values in (-1, 1) that depend on the seed alone.
@@ -174,56 +185,34 @@ private:
   std::vector<norm<T>> norms_;
 };
 
-/// Working memory for up to `capacity` requests of one model that are computed together, side by side in every matrix.
-/// Position p has input variant p + `first_variant`, written once: a request is done when its output is there.
+/// Working memory for up to `capacity` requests of one model that are computed together, side by side in every matrix:
+/// one block, so that the ops of one area are those of another with shifted addresses. Position p has input variant
+/// p + `first_variant`, written once: a request is done when its output is there.
 template <class T>
 class work_area {
 public:
-  work_area(const model<T>& of, std::uint32_t capacity, std::uint32_t first_variant, store& memory)
-      : model_(&of), capacity_(capacity) {
-    const model_sizes& s = of.sizes();
-    const auto take = [&](std::size_t per_request, std::size_t element = sizeof(T)) {
-      return static_cast<T*>(memory.take(capacity * per_request * element));
-    };
-    y_ = take(of.outputs());
-    switch (of.what()) {
-      case kind::mlp:
-        x_ = take(of.inputs());
-        wide_ = take(s.mlp_inner);
-        break;
-      case kind::bert: {
-        const std::size_t plain = std::size_t{s.bert_tokens} * s.bert_hidden;
-        x_ = take(plain);
-        packed_ = take(3 * plain);
-        context_ = take(plain);
-        sum_ = take(plain);
-        state_ = take(plain);
-        wide_ = take(std::size_t{s.bert_tokens} * s.bert_inner);
-        if (capacity > 1) {
-          std::vector<std::uint32_t> each;
-          for (std::uint32_t i = 0; i <= capacity; ++i) each.push_back(i * s.bert_tokens);
-          offsets_ = static_cast<std::uint32_t*>(memory.take(each.size() * sizeof(std::uint32_t)));
-          memory.write(offsets_, each.data(), each.size() * sizeof(std::uint32_t));
-        }
-        break;
-      }
-      case kind::lstm:
-        // A step's input and the state that joins it lie side by side. What comes before the first step is zero.
-        x_ = take(std::size_t{s.lstm_steps} * (s.lstm_input + s.lstm_hidden));
-        wide_ = take(4 * std::size_t{s.lstm_hidden});
-        cell_ = reinterpret_cast<float*>(take(s.lstm_hidden, sizeof(float)));
-        break;
+  /// Bytes of the block, zeroed and aligned to 256 bytes, that the constructor needs.
+  static std::size_t bytes(const model<T>& of, std::uint32_t capacity) { return work_area(of, capacity).used_; }
+
+  work_area(const model<T>& of, std::uint32_t capacity, std::uint32_t first_variant, void* block, store& memory)
+      : work_area(of, capacity) {
+    block_ = static_cast<std::byte*>(block);
+    if (of.what() == kind::bert && capacity > 1) {
+      std::vector<std::uint32_t> each;
+      for (std::uint32_t i = 0; i <= capacity; ++i) each.push_back(i * of.sizes().bert_tokens);
+      memory.write(block_ + offsets_, each.data(), each.size() * sizeof(std::uint32_t));
     }
     for (std::uint32_t i = 0; i < capacity; ++i) write_input(i, first_variant + i, memory);
   }
 
-  T* output(std::uint32_t position) const { return y_ + position * model_->outputs(); }
+  T* output(std::uint32_t position) const { return at(y_) + position * model_->outputs(); }
 
   /// The ops of the first `batch` positions as one request.
   program<T> make_program(std::uint32_t batch) const {
     if (batch == 0 || batch > capacity_) throw std::invalid_argument("slo: a batch that the work area has no room for");
     switch (model_->what()) {
-      case kind::mlp: return {model_->layers()[0](x_, wide_, batch), model_->layers()[1](wide_, y_, batch)};
+      case kind::mlp:
+        return {model_->layers()[0](at(x_), at(wide_), batch), model_->layers()[1](at(wide_), at(y_), batch)};
       case kind::bert: return bert(batch);
       case kind::lstm: return lstm(batch);
     }
@@ -231,10 +220,44 @@ public:
   }
 
 private:
+  /// Without a block: where everything will be.
+  work_area(const model<T>& of, std::uint32_t capacity) : model_(&of), capacity_(capacity) {
+    const model_sizes& s = of.sizes();
+    const auto take = [&](std::size_t per_request, std::size_t element = sizeof(T)) {
+      const std::size_t begin = used_;
+      used_ += (capacity * per_request * element + 255) / 256 * 256;
+      return begin;
+    };
+    y_ = take(of.outputs());
+    switch (of.what()) {
+      case kind::mlp:
+        x_ = take(of.inputs());
+        wide_ = take(s.mlp_inner);
+        break;
+      case kind::bert:
+        x_ = take(of.inputs());
+        packed_ = take(3 * of.inputs());
+        context_ = take(of.inputs());
+        sum_ = take(of.inputs());
+        state_ = take(of.inputs());
+        wide_ = take(std::size_t{s.bert_tokens} * s.bert_inner);
+        offsets_ = take(2, sizeof(std::uint32_t));
+        break;
+      case kind::lstm:
+        // A step's input and the state that joins it lie side by side. What comes before the first step is zero.
+        x_ = take(std::size_t{s.lstm_steps} * (s.lstm_input + s.lstm_hidden));
+        wide_ = take(4 * std::size_t{s.lstm_hidden});
+        cell_ = take(s.lstm_hidden, sizeof(float));
+        break;
+    }
+  }
+
+  T* at(std::size_t offset) const { return reinterpret_cast<T*>(block_ + offset); }
+
   void write_input(std::uint32_t position, std::uint32_t variant, store& memory) {
     const std::vector<T> input = model_->input(variant % model<T>::variants);
     if (model_->what() != kind::lstm) {
-      memory.write(x_ + position * input.size(), input.data(), input.size() * sizeof(T));
+      memory.write(at(x_) + position * input.size(), input.data(), input.size() * sizeof(T));
       return;
     }
     const model_sizes& s = model_->sizes();
@@ -246,7 +269,7 @@ private:
 
   T* step_input(std::uint32_t i) const {
     const model_sizes& s = model_->sizes();
-    return x_ + std::size_t{i} * capacity_ * (s.lstm_input + s.lstm_hidden);
+    return at(x_) + std::size_t{i} * capacity_ * (s.lstm_input + s.lstm_hidden);
   }
 
   program<T> bert(std::uint32_t batch) const {
@@ -256,26 +279,26 @@ private:
     cohort::ops::attention_shape heads{
         .tokens = rows, .heads = s.bert_heads, .head_size = s.bert_hidden / s.bert_heads};
     if (batch > 1) {
-      heads.offsets = {offsets_, batch + 1};
+      heads.offsets = {reinterpret_cast<const std::uint32_t*>(block_ + offsets_), batch + 1};
       heads.longest = s.bert_tokens;
     }
     program<T> all;
-    const T* from = x_;
+    const T* from = at(x_);
     for (std::uint32_t i = 0; i < s.bert_layers; ++i) {
       const dense<T>* const layer = model_->layers().data() + 4 * i;
       const norm<T>* const norms = model_->norms().data() + 2 * i;
       const auto normalise = [&](const norm<T>& with, T* to) {
-        return cohort::ops::make_layer_norm<T>({sum_, plain}, with.gamma.view(), with.beta.view(), {to, plain}, rows,
-                                               s.bert_hidden, norm_epsilon);
+        return cohort::ops::make_layer_norm<T>({at(sum_), plain}, with.gamma.view(), with.beta.view(), {to, plain},
+                                               rows, s.bert_hidden, norm_epsilon);
       };
-      all.push_back(layer[0](from, packed_, rows));
-      all.push_back(cohort::ops::make_packed_attention<T>({packed_, 3 * plain}, {context_, plain}, heads));
-      all.push_back(layer[1](context_, sum_, rows, from));
-      all.push_back(normalise(norms[0], state_));
-      all.push_back(layer[2](state_, wide_, rows));
-      all.push_back(layer[3](wide_, sum_, rows, state_));
-      all.push_back(normalise(norms[1], i + 1 == s.bert_layers ? y_ : state_));
-      from = state_;
+      all.push_back(layer[0](from, at(packed_), rows));
+      all.push_back(cohort::ops::make_packed_attention<T>({at(packed_), 3 * plain}, {at(context_), plain}, heads));
+      all.push_back(layer[1](at(context_), at(sum_), rows, from));
+      all.push_back(normalise(norms[0], at(state_)));
+      all.push_back(layer[2](at(state_), at(wide_), rows));
+      all.push_back(layer[3](at(wide_), at(sum_), rows, at(state_)));
+      all.push_back(normalise(norms[1], i + 1 == s.bert_layers ? at(y_) : at(state_)));
+      from = at(state_);
     }
     return all;
   }
@@ -284,13 +307,13 @@ private:
     const model_sizes& s = model_->sizes();
     program<T> all;
     for (std::uint32_t i = 0; i < s.lstm_steps; ++i) {
-      all.push_back(model_->layers()[0](step_input(i), wide_, batch));
+      all.push_back(model_->layers()[0](step_input(i), at(wide_), batch));
       lstm_cell<T> cell;
       const bool last = i + 1 == s.lstm_steps;
-      cell.gates = wide_;
-      cell.before = i == 0 ? nullptr : cell_;
-      cell.state = cell_;
-      cell.h = last ? y_ : step_input(i + 1) + s.lstm_input;
+      cell.gates = at(wide_);
+      cell.state = reinterpret_cast<float*>(block_ + cell_);
+      cell.before = i == 0 ? nullptr : cell.state;
+      cell.h = last ? at(y_) : step_input(i + 1) + s.lstm_input;
       cell.h_stride = last ? s.lstm_hidden : s.lstm_input + s.lstm_hidden;
       cell.row_count = batch;
       cell.hidden = s.lstm_hidden;
@@ -301,10 +324,32 @@ private:
 
   const model<T>* model_;
   std::uint32_t capacity_;
-  T *x_ = nullptr, *y_ = nullptr, *wide_ = nullptr, *packed_ = nullptr, *context_ = nullptr, *sum_ = nullptr,
-    *state_ = nullptr;
-  float* cell_ = nullptr;
-  std::uint32_t* offsets_ = nullptr;
+  std::byte* block_ = nullptr;
+  std::size_t used_ = 0;
+  // Bytes from the beginning of the block.
+  std::size_t x_ = 0, y_ = 0, wide_ = 0, packed_ = 0, context_ = 0, sum_ = 0, state_ = 0, cell_ = 0, offsets_ = 0;
 };
+
+/// The op with its activations `bytes` further on: the same step of a request in another area of equal makeup.
+template <class T>
+cohort::ops::linear<T> shifted(cohort::ops::linear<T> one, std::size_t bytes) {
+  detail::shift(bytes, one.x, one.y, one.residual);
+  return one;
+}
+template <class T>
+cohort::ops::attention<T> shifted(cohort::ops::attention<T> one, std::size_t bytes) {
+  detail::shift(bytes, one.q, one.k, one.v, one.out);
+  return one;
+}
+template <class T>
+cohort::ops::layer_norm<T> shifted(cohort::ops::layer_norm<T> one, std::size_t bytes) {
+  detail::shift(bytes, one.x, one.y, one.residual);
+  return one;
+}
+template <class T>
+lstm_cell<T> shifted(lstm_cell<T> one, std::size_t bytes) {
+  detail::shift(bytes, one.gates, one.before, one.state, one.h);
+  return one;
+}
 
 }  // namespace cohort_bench::slo
