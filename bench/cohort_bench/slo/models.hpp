@@ -31,8 +31,8 @@ struct model_sizes {
   std::uint32_t lstm_input, lstm_hidden, lstm_steps;  ///< one row
 };
 
-inline constexpr model_sizes sizes_on_gpu{512, 1024, 2, 384, 12, 1536, 16, 512, 512, 4};
-inline constexpr model_sizes sizes_on_host{64, 128, 2, 64, 4, 128, 8, 64, 64, 3};
+inline constexpr model_sizes sizes_on_gpu{512, 1024, 2, 384, 12, 1536, 16, 256, 512, 4};
+inline constexpr model_sizes sizes_on_host{64, 128, 2, 64, 4, 128, 8, 32, 64, 3};
 
 /// Memory that ops can use. It lives as long as the store.
 class store {
