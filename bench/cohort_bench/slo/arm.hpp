@@ -23,7 +23,7 @@ namespace cohort_bench::slo {
 class request_log {
 public:
   static constexpr std::int64_t running = std::numeric_limits<std::int64_t>::max();
-  static constexpr std::int64_t dropped = -1;  ///< found no buffer
+  static constexpr std::int64_t dropped = -1;  ///< never started: found no buffer, or came far too late
   static constexpr std::int64_t failed = -2;
 
   explicit request_log(std::size_t requests) : ended_(requests, running) {}

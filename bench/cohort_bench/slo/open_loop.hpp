@@ -33,6 +33,10 @@ public:
         warm_up_(warm_up),
         end_(end) {}
 
+  /// A request that could not be started so long after its arrival is dropped: no target is as long, and a trial of an
+  /// arm that is overwhelmed must end.
+  static constexpr std::chrono::milliseconds hopeless{100};
+
   /// Drives the arm until all requests have ended. Throws when they have not `patience` after the last arrival.
   /// \param polite yields the processor while nothing happens: for an arm that needs it
   void run(arm& by, bool polite, std::chrono::nanoseconds patience = std::chrono::seconds(3)) {
@@ -46,7 +50,8 @@ public:
       bool moved = false;
       for (std::size_t i = 0; i < most_at_once && next < arrivals_.size() && arrivals_[next].at <= now; ++i) {
         const auto request = static_cast<std::uint32_t>(next++);
-        if (!by.start(arrivals_[request].tenant, request)) log_->drop(request);
+        const bool late = now - arrivals_[request].at > hopeless;
+        if (late || !by.start(arrivals_[request].tenant, request)) log_->drop(request);
         moved = true;
       }
       moved |= by.poll();
