@@ -101,7 +101,7 @@ public:
 
   template <class Promise>
   bool await_suspend(std::coroutine_handle<Promise> self) noexcept {
-    limits_ = limits_of(self);
+    if (const request_limits* const limits = limits_of(self)) limits_ = *limits;
     return false;
   }
 

@@ -80,7 +80,7 @@ protected:
 private:
   std::stop_source stop_;
   std::coroutine_handle<> parent_;
-  request_limits limits_;
+  const request_limits* limits_ = nullptr;
   std::atomic<std::size_t> pending_{0};
   std::optional<std::stop_callback<stop_link>> link_;  // last: it goes first, and waits for a stop that is under way
 };

@@ -65,7 +65,9 @@ public:
   void unhandled_exception() noexcept { error_ = std::current_exception(); }
 
   const std::stop_token& stop_token() const noexcept { return stop_token_; }
-  const request_limits& limits() const noexcept { return limits_; }
+
+  /// The limits of the request; null: none. They live in this frame or in one that awaits it.
+  const request_limits* limits() const noexcept { return limits_; }
 
   /// The exception that left the task, or null. To be read after the task has finished.
   const std::exception_ptr& error() const noexcept { return error_; }
@@ -74,12 +76,16 @@ public:
   std::size_t slot() const noexcept { return slot_; }
 
   /// Before the first resumption: who is told, and what is inherited: the stop token unless one was set by hand, and
-  /// the limits where they are earlier than those set by hand.
-  void attach(receiver& to, std::stop_token inherited, const request_limits& limits, std::size_t slot = 0) noexcept {
+  /// the limits (null: none), which outlive this frame, where they are earlier than those set by hand.
+  void attach(receiver& to, std::stop_token inherited, const request_limits* limits, std::size_t slot = 0) noexcept {
     receiver_ = &to;
     slot_ = slot;
     if (!own_stop_token_) stop_token_ = std::move(inherited);
-    shorten(limits);
+    if (own_limits_ && limits != nullptr) {
+      shorten(*limits);
+    } else if (!own_limits_) {
+      limits_ = limits;
+    }
   }
 
   /// Sets a stop token that no later `attach` replaces.
@@ -89,7 +95,10 @@ public:
   }
 
   /// Limits that come on top of those it has and will inherit.
-  void shorten(const request_limits& limits) noexcept { limits_ = earlier(limits_, limits); }
+  void shorten(const request_limits& limits) noexcept {
+    own_limits_ = own_limits_ ? earlier(*own_limits_, limits) : limits;
+    limits_ = &*own_limits_;
+  }
 
   void tell_receiver() noexcept { receiver_->child_done(*this); }
 
@@ -97,7 +106,8 @@ private:
   receiver* receiver_ = nullptr;
   std::size_t slot_ = 0;
   std::stop_token stop_token_;
-  request_limits limits_;
+  const request_limits* limits_ = nullptr;
+  std::optional<request_limits> own_limits_;
   std::exception_ptr error_;
   bool own_stop_token_ = false;
 };
@@ -155,18 +165,18 @@ std::stop_token stop_token_of(std::coroutine_handle<Promise> handle) noexcept {
 /// A promise that knows the limits of its request.
 template <class Promise>
 concept has_request_limits = requires(const Promise& promise) {
-  { promise.limits() } -> std::convertible_to<request_limits>;
+  { promise.limits() } -> std::same_as<const request_limits*>;
 };
 
-/// The limits of the request of the coroutine behind `handle`; none if its promise knows none. As `stop_token_of`.
+/// The limits of the request of the coroutine behind `handle`; null if it has none. As `stop_token_of`.
 template <class Promise>
-request_limits limits_of(std::coroutine_handle<Promise> handle) noexcept {
+const request_limits* limits_of(std::coroutine_handle<Promise> handle) noexcept {
   if constexpr (has_request_limits<Promise>) {
     const Promise& promise = handle.promise();
     return promise.limits();
   } else {
     static_cast<void>(handle);
-    return {};
+    return nullptr;
   }
 }
 

@@ -1,7 +1,6 @@
 // Where a task begins that no coroutine awaits. Entered by spawn.hpp and by the executor.
 #pragma once
 
-#include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/promise.hpp>
 #include <cohort/task.hpp>
@@ -35,7 +34,7 @@ public:
       throw;
     }
     auto frame = task_access::handle(self->task_);
-    frame.promise().attach(*self, std::move(token), request_limits{});
+    frame.promise().attach(*self, std::move(token), nullptr);
     frame.resume();  // *self may be gone now
   }
 

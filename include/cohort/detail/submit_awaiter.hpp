@@ -12,6 +12,7 @@
 
 #include <boost/throw_exception.hpp>
 
+#include <algorithm>
 #include <coroutine>
 #include <optional>
 #include <stop_token>
@@ -57,9 +58,10 @@ public:
   bool await_suspend(std::coroutine_handle<Promise> coroutine) {
     coroutine_ = coroutine;
     if constexpr (has_request_limits<Promise>) {
-      const request_limits& inherited = coroutine.promise().limits();
-      if (inherited.deadline < deadline) deadline = inherited.deadline;
-      if (inherited.expires < expires) expires = inherited.expires;
+      if (const request_limits* const inherited = coroutine.promise().limits()) {
+        deadline = std::min(deadline, inherited->deadline);
+        expires = std::min(expires, inherited->expires);
+      }
     }
     if constexpr (has_stop_token<Promise>) {
       const std::stop_token& token = coroutine.promise().stop_token();

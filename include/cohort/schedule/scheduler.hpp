@@ -131,7 +131,7 @@ public:
     one.id = statistics_.submitted + 1;
     one.arrived = now;
     one.sequence = 0;
-    one.droppable = one.expiring = one.orphan = false;
+    one.droppable = one.expiring = false;
     if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
     detail::tenant_state& tenant = tenants_[one.tenant];
     one.account = &tenant;
@@ -141,9 +141,12 @@ public:
 
     const std::int64_t at = since_epoch(now);
     const std::int64_t usual = at + static_cast<std::int64_t>(std::min(tenant.target_ns, farthest_target));
-    const std::int64_t expires = since_epoch(one.expires);
-    if (expires <= at) return refuse(one, errc::timed_out, tenant);
-    const std::int64_t deadline = std::min({since_epoch(one.deadline), expires, usual});
+    const bool limited = one.expires != time_point::max();
+    if (limited) {
+      if (one.expires <= now) return refuse(one, errc::timed_out, tenant);
+      one.deadline = std::min(one.deadline, one.expires);
+    }
+    const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
     one.charged_ns = model_.predict(one.op_index, model_.roofline(one.cost), false);
     one.work_ns = one.charged_ns + model_.overhead();
@@ -174,8 +177,7 @@ public:
       queue_.add(one);
       ++tenant.pending;
     }
-    one.leaves = one.droppable ? std::min(one.latest_start + 1, expires) : expires;
-    if (one.leaves != never) expire_later(one);
+    if (one.droppable || limited) expire_later(one);
     share_.pending(model_.roofline(one.cost));
     one.state = submission_state::pending;
     ++statistics_.submitted;
@@ -203,7 +205,7 @@ public:
   bool expire(time_point now) noexcept {
     bool any = false;
     while (submission* const one = expiry_.front()) {
-      if (one->leaves > since_epoch(now)) break;
+      if (leaves(*one) > since_epoch(now)) break;
       any = true;
       if (one->expires > now) {
         drop(*one, now);
@@ -269,7 +271,7 @@ public:
         ++missed;
         ++tenant.counters.missed;
       }
-      unexpire(*one);
+      if (one->expiring) unexpire(*one);
       finish(*one, result);
     }
     statistics_.missed += missed;
@@ -336,8 +338,8 @@ public:
   std::optional<time_point> ask_again() const noexcept {
     const submission* const first = expiry_.front();
     if (first == nullptr) return ask_again_;
-    const time_point leaves{std::chrono::nanoseconds{first->leaves}};
-    return ask_again_ ? std::min(*ask_again_, leaves) : leaves;
+    const time_point expiry{std::chrono::nanoseconds{leaves(*first)}};
+    return ask_again_ ? std::min(*ask_again_, expiry) : expiry;
   }
 
   /// Tells the policy that nothing more will be submitted (or takes it back). Call `next` after it.
@@ -387,11 +389,16 @@ public:
 
 private:
   static constexpr ordering order = detail::order_of<Policy>();
-  static constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
   static constexpr double farthest_target = 1e15;  // ns, eleven days: sums with it stay far from overflow
 
+  /// When it is dropped or times out.
+  static std::int64_t leaves(const submission& one) noexcept {
+    const std::int64_t expires = since_epoch(one.expires);
+    return one.droppable ? std::min(one.latest_start + 1, expires) : expires;
+  }
+
   struct by_leaving {
-    bool operator()(const submission& a, const submission& b) const noexcept { return a.leaves < b.leaves; }
+    bool operator()(const submission& a, const submission& b) const noexcept { return leaves(a) < leaves(b); }
   };
 
   /// One committed packet.
@@ -592,8 +599,7 @@ private:
       detail::tenant_state& tenant = *one->account;
       if (one->expiring) {
         unexpire(*one);
-        one->leaves = since_epoch(one->expires);
-        if (one->leaves != never) expire_later(*one);
+        if (one->expires != time_point::max()) expire_later(*one);
       }
       one->work_ns = predicted / count;
       one->state = submission_state::committed;

@@ -49,6 +49,8 @@ struct submission {
   std::uint32_t op_bytes = 0;
   std::uint16_t op_index = 0;
   submission_state state = submission_state::created;
+  /// A stand-in in a packet: the waiter of this submission was told `result` before the device was done.
+  bool orphan = false;
   tenant_id tenant = 0;
   std::uint32_t rows = 1;
   coalescing_key key{};
@@ -66,9 +68,7 @@ struct submission {
 
   // The scheduler's own, while the submission is inside.
   bool droppable = false;
-  bool expiring = false;  ///< in the heap of what will be dropped or time out
-  /// A stand-in in a packet: the waiter of this submission was told `result` before the device was done.
-  bool orphan = false;
+  bool expiring = false;                    ///< in the heap of what may be dropped or time out
   detail::bucket* bucket = nullptr;         ///< null while it waits before the queue
   detail::tenant_state* account = nullptr;  ///< its tenant's
   submission* older = nullptr;
@@ -76,7 +76,6 @@ struct submission {
   detail::heap_links<submission> order{};  ///< in its bucket; `turn` beside it, because they are read together
   rank turn{};
   detail::heap_links<submission> expiry{};  ///< among all that may be dropped or time out
-  std::int64_t leaves = 0;                  ///< nanoseconds of `clock` at which it is dropped or times out
   std::int64_t latest_start = 0;            ///< nanoseconds of `clock` after which it would be late
   double work_ns = 0;     ///< predicted alone, with the packet's overhead; its share of its record once committed
   double charged_ns = 0;  ///< what its tenant was charged with
