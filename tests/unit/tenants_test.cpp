@@ -257,6 +257,18 @@ TEST_CASE("a removed tenant is refused, what it had inside completes, and an unk
   CHECK(h.run(0ns) == ids{0});
 }
 
+TEST_CASE("a tenant that was removed with work inside and comes back with another weight leaves no share behind") {
+  house<> h;
+  h.s.set_tenant(1, {.latency_target = 1us, .weight = 9});
+  h.submit(1, 0ns);
+  h.s.remove_tenant(1);
+  h.s.set_tenant(1, {.latency_target = 1us, .weight = 1});
+  CHECK(h.run(0ns) == ids{0});
+  // Alone, it has the whole device: what it submits now is due when 3 us have passed.
+  for (int i = 0; i < 3; ++i) h.submit(1, 10us);
+  CHECK(h.nodes[3].turn.due == std::chrono::nanoseconds(13us).count());
+}
+
 TEST_CASE("rates that are wrong by a factor of ten are corrected, and the model says how wrong it is") {
   house<> h;
   auto now = 0ns;

@@ -131,7 +131,7 @@ public:
   void set(tenant_id id, const tenant_options& options) {
     while (id >= all_.size()) all_.emplace_back();
     tenant_state& one = all_[id];
-    if (one.known && one.active()) active_weight_ += options.weight - one.weight;
+    if (one.active()) active_weight_ += options.weight - one.weight;  // also of one that was removed and is back
     one.weight = options.weight;
     one.target_ns = static_cast<double>(options.latency_target.count());
     one.queue_capacity = std::max<std::size_t>(options.queue_capacity, 1);
