@@ -518,6 +518,17 @@ TEST_CASE("packets with cancelled work are numbered as they lose their first wai
   CHECK(b.s.given_up() == decltype(b.s)::given_up_work{0, 3, 3});
 }
 
+TEST_CASE("a packet that the backend refuses has not run: the one in flight took its whole time") {
+  bench<immediate> b;
+  b.submit(odd);
+  b.packet(0ns);
+  b.submit(odd);
+  b.packet(400ns);
+  b.s.refuse(2, errc::device_lost, b.at(500ns));
+  b.complete(1, {}, 900ns);
+  CHECK(b.s.statistics_of(0).service == 900ns);
+}
+
 TEST_CASE("a packet that the backend refuses after its members were cancelled gives its number back, too") {
   bench<immediate> b;
   b.submit(odd);

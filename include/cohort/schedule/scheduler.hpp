@@ -305,7 +305,9 @@ public:
   /// again, because a backend wants numbers without gaps.
   submission* refuse(std::uint32_t sequence, error_code result, time_point now) noexcept {
     const std::size_t before = flights_.size();
+    const time_point last_completion = last_completion_;
     submission* const members = complete(sequence, result, now);
+    last_completion_ = last_completion;  // it never ran: the packets in flight did not wait for it
     if (flights_.size() < before && sequence == sequence_) sequence_ = sequence_before_;
     return members;
   }
