@@ -400,7 +400,11 @@ private:
   }
 
   struct by_leaving {
-    bool operator()(const submission& a, const submission& b) const noexcept { return leaves(a) < leaves(b); }
+    bool operator()(const submission& a, const submission& b) const noexcept {
+      const std::int64_t first = leaves(a);
+      const std::int64_t second = leaves(b);
+      return first != second ? first < second : a.id < b.id;  // nothing depends on the shape of a heap
+    }
   };
 
   /// One committed packet.
