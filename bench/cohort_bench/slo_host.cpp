@@ -71,6 +71,9 @@ int run_slo_on_host(const options& chosen) {
     plan.extras = false;
   }
   contest all_of_it(to, {&ours, &alone}, tenants, plan, [&](arm& one) { return check.error(one); }, check.tolerance);
+  cohort_arm<float> packing("no fusing", all, make_device(),
+                            {.scheduling = {.coalesce = cohort::coalescing::pack_only}});
+  all_of_it.add_variant(packing);
   all_of_it.run();
   if (!chosen.trace.empty()) {
     record_trace(all, make_device(), all_of_it.targets(), 2 * all_of_it.common_rate(), plan.polite, chosen.trace);

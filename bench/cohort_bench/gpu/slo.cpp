@@ -11,6 +11,8 @@
 #include "slo_peers.hpp"
 #include "superkernels.hpp"
 
+#include <cohort/schedule/policy.hpp>
+
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -123,6 +125,14 @@ int run_slo(const options& chosen) {
     plan.extras = false;
   }
   contest all_of_it(to, arms, tenants, plan, [&](arm& one) { return check.error(one); }, check.tolerance);
+  cohort_arm<bf16> short_packets("packets of 12 us", all, make_device(), {},
+                                 {.packet_work = std::chrono::microseconds(12)});
+  cohort_arm<bf16> packing("no fusing", all, make_device(),
+                           {.scheduling = {.coalesce = cohort::coalescing::pack_only}});
+  cohort_arm<bf16, cohort::immediate> hasty("no waiting", all, make_device());
+  all_of_it.add_variant(short_packets);
+  all_of_it.add_variant(packing);
+  all_of_it.add_variant(hasty);
   all_of_it.run();
   if (!chosen.trace.empty()) {
     try {

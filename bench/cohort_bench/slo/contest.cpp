@@ -106,8 +106,8 @@ contest::contest(report& to, std::vector<arm*> arms, std::uint32_t tenants, cont
 
 /// Calls `body(contestant)` for each arm that is still in; one that throws is out.
 template <class Stage>
-void contest::each(const char* stage, Stage&& body) {
-  for (contestant& one : all_) {
+void contest::each(const char* stage, std::vector<contestant>& all, Stage&& body) {
+  for (contestant& one : all) {
     if (!one.excuse.empty()) continue;
     std::printf("# %5.1f s: %s, %s\n", elapsed(), stage, one.who->name().c_str());
     try {
@@ -283,6 +283,15 @@ void contest::steady_load() {
   });
 }
 
+void contest::search_variants() {
+  for (contestant& one : variants_) one.who->aim(targets_);
+  each("variant", variants_, [&](contestant& one) {
+    const double rate = search("variant", *one.who, targets_, {}, 1);
+    std::printf("# %s carries %.0f requests/s at 99 %% attainment\n", one.who->name().c_str(), rate);
+    to_.row({{"stage", "rate of a variant"}, {"arm", one.who->name()}, {"rate_per_s", number(rate)}});
+  });
+}
+
 void contest::other_targets() {
   const auto once = [&](const char* stage, const target_times& targets, const cohort_load::gaps& law) {
     if (elapsed() > plan_.budget_seconds) {
@@ -330,6 +339,7 @@ void contest::run() {
   search_rates();
   common_load();
   steady_load();
+  search_variants();
   if (plan_.extras) other_targets();
   if (plan_.timed) judge_targets();
 }

@@ -35,6 +35,9 @@ public:
   contest(report& to, std::vector<arm*> arms, std::uint32_t tenants, contest_plan plan,
           std::function<double(arm&)> check, double tolerance);
 
+  /// One more way of ours, before `run`: its rate is searched once, beside the rest.
+  void add_variant(arm& one) { variants_.push_back({.who = &one}); }
+
   /// All stages, one after the other. An arm that fails is out, and the others go on; what is known is written after
   /// each stage.
   void run();
@@ -55,7 +58,11 @@ private:
   };
 
   template <class Stage>
-  void each(const char* stage, Stage&& body);
+  void each(const char* stage, std::vector<contestant>& all, Stage&& body);
+  template <class Stage>
+  void each(const char* stage, Stage&& body) {
+    each(stage, all_, body);
+  }
   trial load(arm& on, double rate, double seconds, const std::vector<cohort_load::source>& sources, std::uint64_t seed,
              const cohort_load::gaps& law) const;
   verdict show(const char* stage, const arm& on, double rate, const trial& one, const target_times& targets);
@@ -67,12 +74,13 @@ private:
   void search_rates();
   void common_load();
   void steady_load();
+  void search_variants();
   void other_targets();
   void judge_targets();
   double elapsed() const { return microseconds_since(begin_) * 1e-6; }
 
   report& to_;
-  std::vector<contestant> all_;
+  std::vector<contestant> all_, variants_;
   std::uint32_t tenants_;
   contest_plan plan_;
   std::function<double(arm&)> check_;
