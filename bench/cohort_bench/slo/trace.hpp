@@ -8,22 +8,25 @@
 #include <cohort/observe/chrome_trace.hpp>
 #include <cohort/observe/trace.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace cohort_bench::slo {
 
-/// Serves `rate` requests per second of six tenants, two of each kind, for 50 ms, and writes the last 1500 ops as a
-/// Chrome trace. On an executor of its own: observing costs time. Throws when the file cannot be written.
+/// Serves `rate` requests per second, at least 1000, of six tenants, two of each kind, for 50 ms, and writes the last
+/// 1500 ops as a Chrome trace. On an executor of its own: observing costs time. Throws when the file cannot be written.
 template <class T>
 void record_trace(const fleet<T>& all, std::unique_ptr<cohort::backend> device, const target_times& targets,
                   double rate, bool polite, const std::string& path) {
+  rate = std::max(rate, 1000.0);
   cohort::trace_recorder recorder(1500);
   {
     cohort_arm<T> ours("traced", all, std::move(device), {.observer = &recorder});
