@@ -43,7 +43,8 @@ struct alignas(16) lstm_cell {
   static std::uint32_t plan(std::span<lstm_cell> members, const cohort::machine_shape& shape) {
     lstm_cell& op = members.front();
     const std::uint32_t elements = op.row_count * op.hidden;
-    op.tile_elements = shape.host ? 4096 : 512;
+    // On a device one to a thread: a load may not overtake the store of the element before it.
+    op.tile_elements = shape.host ? 4096 : 128;
     return (elements + op.tile_elements - 1) / op.tile_elements;
   }
 
