@@ -61,13 +61,11 @@ int run_slo_on_host(const options& chosen) {
                     .rounds = 1,
                     .trial_seconds = 0.2,
                     .steady_seconds = 1,
-                    .common_seconds = 0.2,
                     .least_target_us = 5'000};
   if (chosen.quick) {
     plan.search = {.first_rate = 1000, .doublings = 3, .bisections = 1};
     plan.trial_seconds = 0.05;
     plan.steady_seconds = 0.2;
-    plan.common_seconds = 0.05;
     plan.extras = false;
   }
   contest all_of_it(to, {&ours, &alone}, tenants, plan, [&](arm& one) { return check.error(one); }, check.tolerance);

@@ -121,7 +121,6 @@ int run_slo(const options& chosen) {
   if (chosen.quick) {
     plan.trial_seconds = 0.12;
     plan.steady_seconds = 1.5;
-    plan.common_seconds = 0.5;
     plan.extras = false;
   }
   contest all_of_it(to, arms, tenants, plan, [&](arm& one) { return check.error(one); }, check.tolerance);

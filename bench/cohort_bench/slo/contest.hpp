@@ -21,7 +21,6 @@ struct contest_plan {
   int rounds = 3;                ///< searches of each arm, in turn; the median counts
   double trial_seconds = 0.35;   ///< of one load in a search, after its warm-up
   double steady_seconds = 3;     ///< of one load in the tests of fairness
-  double common_seconds = 1;     ///< of the load that all arms are shown under
   double times_alone = 10;       ///< a target is so many times the least time alone of any arm,
   double least_target_us = 500;  ///< but no shorter: five windows of a batcher
   bool extras = true;            ///< other targets, and bursty arrivals, if there is time
@@ -42,17 +41,22 @@ public:
   /// each stage.
   void run();
 
-  /// For whoever wants one more look at ours: a rate of which it carries more, and the targets.
+  /// For whoever wants one more look at ours: a rate that every arm carries, 0 without one, and the targets.
   double common_rate() const { return common_rate_; }
   const target_times& targets() const { return targets_; }
 
 private:
+  /// How tenants fared at one load.
+  struct treatment {
+    double spread = missing;   ///< slowest over fastest mean latency of equal tenants, the worst kind
+    double flooded = missing;  ///< p99 of the others under a flood over that before, the worst kind
+    double hidden = missing;   ///< share of the wait for company that other work covered
+  };
   struct contestant {
     arm* who = nullptr;
     std::string excuse{};
     std::vector<double> rates{};  ///< at 99 % attainment, one of each round
-    double spread = missing;      ///< slowest over fastest mean latency of equal tenants, the worst kind
-    double flooded = missing;     ///< p99 of the others under a flood over that before, the worst kind
+    treatment at_common{}, at_own{};
 
     double rate() const { return median(rates); }
   };
@@ -72,8 +76,8 @@ private:
   void check();
   void time_alone();
   void search_rates();
-  void common_load();
-  void steady_load();
+  treatment treat(const char* stage, arm& on, double rate);
+  void steady_loads();
   void search_variants();
   void other_targets();
   void judge_targets();
@@ -89,7 +93,6 @@ private:
   std::array<double, kinds> alone_us_{};
   target_times targets_{};
   double common_rate_ = 0;
-  double hidden_ = missing;
   table_printer printer_;
 };
 
