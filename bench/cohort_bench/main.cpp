@@ -31,7 +31,7 @@ void usage(std::FILE* to) {
   std::fprintf(
       to,
       "usage: cohort_bench COMMAND [--quick] [--json FILE] [--backend host|cuda] [--type fp32|bf16]\n"
-      "                    [--problem NAME] [--trace FILE] [--skip-peers] [--guard SECONDS]\n"
+      "                    [--problem NAME] [--trace FILE] [--skip-peers] [--seconds N] [--guard SECONDS]\n"
       "       cohort_bench --list\n"
       "COHORT_COMMIT in the environment names the commit in the JSON. Exit status: 0, 1 when a result is wrong,\n"
       "2 misuse, 77 when this machine cannot run it, 124 after --guard.\n\n");
@@ -66,6 +66,9 @@ std::optional<options> parse(int argc, char** argv) {
       good = value(result.problem);
     } else if (argument == "--trace") {
       good = value(result.trace);
+    } else if (argument == "--seconds") {
+      good = value(number);
+      result.seconds = static_cast<unsigned>(std::strtoul(number.c_str(), nullptr, 10));
     } else if (argument == "--guard") {
       good = value(number);
       result.guard_seconds = static_cast<unsigned>(std::strtoul(number.c_str(), nullptr, 10));
