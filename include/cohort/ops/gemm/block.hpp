@@ -100,8 +100,9 @@ constexpr auto select_engine() {
   }
 }
 
-/// What the largest engine takes: three stages of 16 KB and the rows of two tiles.
-inline constexpr std::uint32_t block_scratch_bytes = 49152 + 2 * 64 * sizeof(tile_row<float>) + 64 * 4;
+/// What the largest engine takes: three stages of 16 KB, the rows of two tiles, and where all tiles lie.
+inline constexpr std::uint32_t block_scratch_bytes =
+    49152 + 2 * 64 * sizeof(tile_row<float>) + 64 * 4 + chained_tiles * sizeof(tile_corner);
 
 /// Tiles of one variant, one after the other. Begins without a barrier.
 template <class Op, std::uint32_t Variant, arithmetic Units, class Context>
@@ -131,7 +132,7 @@ void run_block(const Context& context, const tile_work* works, std::uint32_t cou
   COHORT_GEMM_ROLLED
   for (std::uint32_t begin = 0; begin < count;) {
     std::uint32_t end = begin + 1;
-    while (end < count && may_chain<Op>(works[begin], works[end])) ++end;
+    while (end < count && end - begin < chained_tiles && may_chain<Op>(works[begin], works[end])) ++end;
     if (begin != 0) context.sync();
     const tile_work* const some = works + begin;
     const std::uint32_t variant = static_cast<const Op*>(some->members)->variant;

@@ -117,33 +117,62 @@ struct tensor_tile {
     activate(layer.act, sum);
     const std::uint32_t feature = first + lane % 4 * 4;
     const std::uint32_t width = feature < layer.n ? (layer.n - feature < 4 ? layer.n - feature : 4) : 0;
-    const bool has_residual = table[0].residual != nullptr;  // all rows of a fused op or none
+    if (table[0].residual != nullptr) add_residuals(group, feature, width, table, sum);  // all rows have one, or none
+    // Everything of one kind before the next: what these instructions take overlaps then.
+    std::uint32_t pairs[fragments][2];
+    T* to[fragments];
+    bool whole = width == 4;
     COHORT_GEMM_UNROLLED
     for (std::uint32_t j = 0; j < fragments; ++j) {
-      if (table[j * 8].y == nullptr) break;  // rows without a member are the last ones
-      const tile_row<T> to = table[j * 8 + lane / 4];
-      const std::uint32_t held = to.y == nullptr ? 0 : width;
-      if (has_residual) {
-        alignas(8) T residual[4] = {};
-        if (held != 0) copy_few(residual, to.residual + feature, held);
-        std::uint32_t pairs[2];
-        load_pairs(residual, pairs);
-        COHORT_GEMM_UNROLLED
-        for (std::uint32_t half = 0; half < 2; ++half) {
-          const std::uint32_t pair = transpose_pairs(group, pairs[half]);
-          sum[j][half * 2] = add(sum[j][half * 2], half_of<T>(pair, false));
-          sum[j][half * 2 + 1] = add(sum[j][half * 2 + 1], half_of<T>(pair, true));
-        }
-      }
-      std::uint32_t pairs[2];
+      to[j] = table[j * 8 + lane / 4].y;
+      whole = whole && aligned_8(to[j]);
       COHORT_GEMM_UNROLLED
       for (std::uint32_t half = 0; half < 2; ++half) {
-        pairs[half] = transpose_pairs(group, pack_pair<T>(sum[j][half * 2], sum[j][half * 2 + 1]));
+        pairs[j][half] = transpose_pairs(group, pack_pair<T>(sum[j][half * 2], sum[j][half * 2 + 1]));
       }
-      if (held == 0) continue;
-      alignas(8) T values[4];
-      store_pairs(pairs, values);
-      copy_few(to.y + feature, values, held);
+    }
+    if (whole) {
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t j = 0; j < fragments; ++j) {
+        if (to[j] != nullptr) store_8(to[j] + feature, pairs[j]);
+      }
+    } else {
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t j = 0; j < fragments; ++j) {
+        if (to[j] == nullptr) continue;
+        T values[4];
+        store_pairs(pairs[j], values);
+        copy_few(to[j] + feature, values, width);
+      }
+    }
+  }
+
+private:
+  /// Adds what a residual has for the sums of this lane: read as they are stored, and transposed back.
+  template <class Group, class T>
+  COHORT_HD
+  static void add_residuals(const Group& group, std::uint32_t feature, std::uint32_t width, const tile_row<T>* table,
+                            sums& sum) {
+    const std::uint32_t lane = group.rank();
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t j = 0; j < fragments; ++j) {
+      const T* const from = table[j * 8 + lane / 4].residual;
+      std::uint32_t pairs[2] = {};
+      if (from != nullptr) {
+        if (width == 4 && aligned_8(from)) {
+          load_8(from + feature, pairs);
+        } else {
+          T values[4] = {};
+          copy_few(values, from + feature, width);
+          load_pairs(values, pairs);
+        }
+      }
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t half = 0; half < 2; ++half) {
+        const std::uint32_t pair = transpose_pairs(group, pairs[half]);
+        sum[j][half * 2] = add(sum[j][half * 2], half_of<T>(pair, false));
+        sum[j][half * 2 + 1] = add(sum[j][half * 2 + 1], half_of<T>(pair, true));
+      }
     }
   }
 };

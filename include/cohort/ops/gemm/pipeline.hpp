@@ -35,6 +35,9 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 /// rows.
 inline constexpr std::uint32_t chained_depth = 256;
 
+/// Tiles that one pipeline runs through at most.
+inline constexpr std::uint32_t chained_tiles = 8;
+
 /// One thread's part in bringing slices: one 16-byte piece of every `rows_at_once`th row.
 template <class Engine, class T>
 class feeder {
@@ -42,7 +45,10 @@ class feeder {
   static constexpr std::uint32_t piece = 16 / sizeof(stored);  // in elements
   static constexpr std::uint32_t pieces = Engine::slice / piece;
   static constexpr std::uint32_t rows_at_once = block_threads / pieces;
+  static constexpr bool all_threads_have_rows = Engine::rows % rows_at_once == 0;
+  static constexpr std::uint32_t rows_each = all_threads_have_rows ? Engine::rows / rows_at_once : 1;
   static_assert(Engine::columns % rows_at_once == 0 && Engine::stages * Engine::slice <= chained_depth);
+  static_assert(all_threads_have_rows || Engine::rows < rows_at_once);
 
 public:
   /// Begins with slice 0 of a tile. `table` must be known to all threads, and stay until the last slice.
@@ -55,47 +61,49 @@ public:
     depth_ = layer.k;
     features_ = mine < layer.n ? layer.n - mine : 0;
     w_ = layer.w + static_cast<std::size_t>(features_ == 0 ? 0 : mine) * layer.k;
-    table_ = table + row;
-    rows_ = row < Engine::rows ? Engine::rows - row : 0;
+    has_rows_ = all_threads_have_rows || row < Engine::rows;
+    table_ = table + (has_rows_ ? row : 0);
     aligned_ = std::is_same_v<T, stored> && layer.k % piece == 0 && aligned_16(w_);
     COHORT_GEMM_UNROLLED
-    for (std::uint32_t i = 0; i < Engine::rows; i += rows_at_once) {
-      if (i < rows_) aligned_ = aligned_ && aligned_16(table_[i].x);
-    }
+    for (std::uint32_t i = 0; i < rows_each; ++i) aligned_ = aligned_ && aligned_16(table_[i * rows_at_once].x);
   }
 
-  /// Brings this thread's pieces of the next slice, zeros behind the end of K and for what the matrices have not.
+  /// Brings this thread's pieces of the next slice, zeros behind the end of K and for features that are not there.
   COHORT_HD
   void load(async_copies& copies, std::byte* stage) {
     std::byte* const w_to = stage + Engine::w_offset + place_;
     std::byte* const x_to = stage + Engine::x_offset + place_;
-    const std::uint32_t left = k_ < depth_ ? depth_ - k_ : 0;
     const std::size_t stride = std::size_t{rows_at_once} * depth_;
     if (aligned_) {
       if constexpr (std::is_same_v<T, stored>) {
-        const std::uint32_t bytes = left == 0 ? 0 : 16;
-        const T* from = w_ + k_;
+        const bool more = k_ < depth_;
+        const std::uint32_t features = more ? features_ : 0;
+        // All reads of the table before the first copy: one wait instead of one for each row.
+        const T* x[rows_each];
+        COHORT_GEMM_UNROLLED
+        for (std::uint32_t i = 0; i < rows_each; ++i) x[i] = table_[i * rows_at_once].x + k_;
+        const T* w = w_ + k_;
         COHORT_GEMM_UNROLLED
         for (std::uint32_t i = 0; i < Engine::columns; i += rows_at_once) {
-          copies.copy(w_to + i * Engine::row_bytes, from, i < features_ ? bytes : 0);
-          from += stride;
+          copies.copy(w_to + i * Engine::row_bytes, w, i < features);
+          w += stride;
         }
-        COHORT_GEMM_UNROLLED
-        for (std::uint32_t i = 0; i < Engine::rows; i += rows_at_once) {
-          if (i >= rows_) break;
-          const T* const x = table_[i].x;
-          copies.copy(x_to + i * Engine::row_bytes, x + k_, x != nullptr ? bytes : 0);
+        if (all_threads_have_rows || has_rows_) {
+          COHORT_GEMM_UNROLLED
+          for (std::uint32_t i = 0; i < rows_each; ++i) {
+            copies.copy(x_to + i * rows_at_once * Engine::row_bytes, x[i], more);
+          }
         }
       }
     } else {
+      const std::uint32_t left = k_ < depth_ ? depth_ - k_ : 0;
       COHORT_GEMM_ROLLED
       for (std::uint32_t i = 0; i < Engine::columns; i += rows_at_once) {
         copy_piece(w_to + i * Engine::row_bytes, w_ + i / rows_at_once * stride, i < features_ ? left : 0);
       }
       COHORT_GEMM_ROLLED
-      for (std::uint32_t i = 0; i < rows_; i += rows_at_once) {
-        const T* const x = table_[i].x;
-        copy_piece(x_to + i * Engine::row_bytes, x, x != nullptr ? left : 0);
+      for (std::uint32_t i = 0; i < (has_rows_ ? Engine::rows : 0); i += rows_at_once) {
+        copy_piece(x_to + i * Engine::row_bytes, table_[i].x, left);
       }
     }
     k_ += Engine::slice;
@@ -120,18 +128,25 @@ private:
   std::uint32_t k_;           // of this thread's piece of the next slice
   std::uint32_t depth_;       // K
   std::uint32_t features_;    // from this thread's first weight row to the last feature
-  std::uint32_t rows_;        // from this thread's first row to the end of the tile
   std::uint32_t place_;
+  bool has_rows_;  // false: this thread has none to bring, and `table_` is that of another
   bool aligned_;
 };
 
-/// Shared memory of an engine: stages, the rows of two tiles, and what `find_rows` needs.
+/// Where a tile lies in its product.
+struct tile_corner {
+  std::uint32_t row;
+  std::uint32_t feature;
+};
+
+/// Shared memory of an engine: stages, the rows of two tiles, what `find_rows` needs, and where all tiles lie.
 template <class Engine, class T>
 inline constexpr std::uint32_t pipeline_bytes =
-    Engine::stages * Engine::stage_bytes + 2 * Engine::rows * sizeof(tile_row<T>) + Engine::rows * 4;
+    Engine::stages * Engine::stage_bytes + 2 * Engine::rows * sizeof(tile_row<T>) + Engine::rows * 4 +
+    chained_tiles * sizeof(tile_corner);
 
-/// Runs tiles one after the other: while one ends and is stored, the first slices of the next are on their way. More
-/// than one only if their K is at least `chained_depth`.
+/// Runs tiles one after the other: while one ends and is stored, the first slices of the next are on their way. At most
+/// `chained_tiles`, and more than one only if their K is at least `chained_depth`.
 template <class Engine, class Op, class Context>
 COHORT_HD
 void run_pipeline(const Context& context, const tile_work* works, std::uint32_t count) {
@@ -142,15 +157,21 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
   auto* const owner = reinterpret_cast<std::uint32_t*>(tables + 2 * Engine::rows);
   const std::uint32_t thread = context.rank();
 
-  // Where a tile lies is worked out again wherever it is needed: the loop over slices leaves few registers.
+  auto* const corners = reinterpret_cast<tile_corner*>(owner + Engine::rows);
+
   const auto slices_of = [](std::uint32_t k) { return (k + Engine::slice - 1) / Engine::slice; };
   const auto place = [&](std::uint32_t tile) { return place_of<Op, Engine::rows, Engine::columns>(works[tile]); };
   feeder<Engine, T> feed;
   const auto open = [&](std::uint32_t tile, std::uint32_t table) {
-    const tile_place<Op> at = place(tile);
-    feed.open(layer_of(*at.members), at.feature, tables + table * Engine::rows, thread);
+    feed.open(layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature,
+              tables + table * Engine::rows, thread);
   };
 
+  // Worked out once, each by another thread: it takes a division, and the loop over slices has no registers for it.
+  if (thread < count) {
+    const tile_place<Op> at = place(thread);
+    corners[thread] = {at.row, at.feature};
+  }
   find_rows<Engine::rows>(context, place(0), tables, owner);
   context.sync();
   open(0, 0);
@@ -183,18 +204,19 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
       if (ahead < slices || !last) feed.load(copies, scratch + free_stage * Engine::stage_bytes);
       copies.commit();
       if (s == 0 && !last) {
-        const tile_place<Op> here = place(tile);
-        const tile_place<Op> next = place(tile + 1);
-        if (next.members != here.members || next.row != here.row) {
+        const tile_work& next = works[tile + 1];
+        const std::uint32_t row = corners[tile + 1].row;
+        if (next.members != works[tile].members || row != corners[tile].row) {
           next_table = 1 - table;
-          find_rows<Engine::rows>(context, next, tables + next_table * Engine::rows, owner);
+          const tile_place<Op> at{static_cast<const Op*>(next.members), next.count, row, 0};
+          find_rows<Engine::rows>(context, at, tables + next_table * Engine::rows, owner);
         }
       }
       Engine::template end<T>(context, present, tables + table * Engine::rows, sums);
       stage = stage + 1 == stages ? 0 : stage + 1;
     }
-    const tile_place<Op> here = place(tile);
-    Engine::store(context, layer_of(*here.members), here.feature, tables + table * Engine::rows, sums);
+    Engine::store(context, layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature,
+                  tables + table * Engine::rows, sums);
     table = next_table;
   }
   copies.template wait<0>();

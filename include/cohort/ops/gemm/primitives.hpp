@@ -104,26 +104,27 @@ __device__ inline std::uint32_t shared_address(const void* p) {
 /// `wait<N>` until at most the N youngest groups are not complete. Then a barrier shows them to the other threads.
 class async_copies {
 public:
-  /// Copies `bytes` <= 16 and writes zeros to the rest of 16. Both addresses are aligned to 16. L2 serves it, never a
-  /// cache that another block's writes do not reach.
+  /// Copies 16 bytes, or writes 16 zeros where nothing is `there`; then `global` is not read. Both addresses are
+  /// aligned to 16. L2 serves it, never a cache that another block's writes do not reach.
   COHORT_HD
-  void copy(void* shared, const void* global, std::uint32_t bytes) {
+  void copy(void* shared, const void* global, bool there) {
 #if COHORT_DEVICE_PASS
 #if COHORT_GEMM_HAS_MMA
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-                 : "memory");
+    asm volatile(
+        "{\n .reg .pred missing;\n setp.eq.u32 missing, %2, 0;\n"
+        " cp.async.cg.shared.global [%0], [%1], 16, missing;\n}" ::"r"(shared_address(shared)),
+        "l"(global), "r"(static_cast<std::uint32_t>(there))
+        : "memory");
 #else
-    if (bytes == 16) {
+    if (there) {
       copy_16(shared, global);
     } else {
-      for (std::uint32_t i = 0; i < 16; ++i) {
-        static_cast<std::byte*>(shared)[i] = i < bytes ? static_cast<const std::byte*>(global)[i] : std::byte{};
-      }
+      zero_16(shared);
     }
 #endif
 #else
     if (pending_ == capacity) complete(1);
-    queue_[pending_++] = {shared, global, bytes, group_};
+    queue_[pending_++] = {shared, global, there, group_};
 #endif
   }
 
@@ -157,7 +158,7 @@ private:
   struct pending_copy {
     void* to;
     const void* from;
-    std::uint32_t bytes;
+    bool there;
     std::uint32_t group;
   };
 
@@ -166,8 +167,11 @@ private:
   COHORT_HD
   void complete(std::uint32_t copies) {
     for (std::uint32_t i = 0; i < copies; ++i) {
-      std::memset(queue_[i].to, 0, 16);
-      std::memcpy(queue_[i].to, queue_[i].from, queue_[i].bytes);
+      if (queue_[i].there) {
+        std::memcpy(queue_[i].to, queue_[i].from, 16);
+      } else {
+        std::memset(queue_[i].to, 0, 16);
+      }
     }
     pending_ -= copies;
     for (std::uint32_t i = 0; i < pending_; ++i) queue_[i] = queue_[i + copies];
@@ -261,7 +265,7 @@ inline std::uint32_t transpose_pairs(const Group& group, std::uint32_t pair) {
 #endif
 }
 
-/// Four elements of 16 bits, aligned to 8, as two registers, and back.
+/// Four elements of 16 bits as two registers, and back.
 template <class T>
 COHORT_HD
 inline void load_pairs(const T (&from)[4], std::uint32_t (&pairs)[2]) {
@@ -273,20 +277,37 @@ inline void store_pairs(const std::uint32_t (&pairs)[2], T (&to)[4]) {
   for (std::uint32_t i = 0; i < 4; ++i) to[i] = T{static_cast<std::uint16_t>(pairs[i / 2] >> i % 2 * 16)};
 }
 
-/// Copies up to four elements of 16 bits, at once where both sides are aligned to 8.
+/// Copies up to four elements, one by one.
 template <class T>
 COHORT_HD
 inline void copy_few(T* to, const T* from, std::uint32_t count) {
-#if COHORT_DEVICE_PASS
-  if (count == 4 && ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) & 7u) == 0) {
-    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
-    return;
-  }
-#endif
   COHORT_GEMM_UNROLLED
   for (std::uint32_t j = 0; j < 4; ++j) {
     if (j < count) to[j] = from[j];
   }
+}
+
+COHORT_HD
+inline bool aligned_8(const void* p) { return (reinterpret_cast<std::uintptr_t>(p) & 7u) == 0; }
+
+/// 8 bytes, aligned to 8, at once.
+COHORT_HD
+inline void load_8(const void* from, std::uint32_t (&to)[2]) {
+#if COHORT_DEVICE_PASS
+  const uint2 pair = *static_cast<const uint2*>(from);
+  to[0] = pair.x;
+  to[1] = pair.y;
+#else
+  std::memcpy(to, from, 8);
+#endif
+}
+COHORT_HD
+inline void store_8(void* to, const std::uint32_t (&from)[2]) {
+#if COHORT_DEVICE_PASS
+  *static_cast<uint2*>(to) = uint2{from[0], from[1]};
+#else
+  std::memcpy(to, from, 8);
+#endif
 }
 
 /// Rows x Columns times mma.m16n8k16: c[i][j] += a[i] . b[j] in fp32. With g = lane / 4 and t = lane % 4 a lane holds

@@ -12,7 +12,8 @@
 
 namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 
-/// The buffers of one row of a tile. `y` is null for rows past the last member; `residual` is null where there is none.
+/// The buffers of one row of a tile. Rows past the last member have no `y` (null), and the `x` of the last row: what is
+/// computed from it goes nowhere. `residual` is null where there is none.
 template <class T>
 struct tile_row {
   const T* x;
@@ -90,8 +91,10 @@ void find_rows(const Context& context, const tile_place<Op>& place, tile_row<typ
     context.sync();
   }
   if (const std::uint32_t mine = context.rank(); mine < TileRows) {
-    tile_row<typename Op::value_type> found{nullptr, nullptr, nullptr};
-    if (first + mine < members->total_rows) found = row_of(members[count > 1 ? owner[mine] : 0], first + mine);
+    const std::uint32_t last = members->total_rows - 1 - first;
+    const std::uint32_t row = mine < last ? mine : last;
+    auto found = row_of(members[count > 1 ? owner[row] : 0], first + row);
+    if (row != mine) found = {found.x, nullptr, nullptr};
     table[mine] = found;
   }
 }
