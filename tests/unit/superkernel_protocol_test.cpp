@@ -189,6 +189,7 @@ class machine<PollThreads, Helpers>::grid {
 public:
   static constexpr std::uint32_t poll_threads = PollThreads;
   static constexpr std::uint32_t relay_threads = PollThreads + Helpers;
+  static constexpr std::uint32_t copy_rows = 3;
 
   grid(machine& owner, block_state& state, std::uint32_t block, std::uint32_t thread)
       : owner_(owner), state_(state), block_(block), thread_(thread) {}
@@ -256,9 +257,8 @@ public:
     std::atomic_ref<std::uint32_t>(*word).store(value, std::memory_order_relaxed);
   }
   void copy16_device(std::byte* to, const std::byte* from) { std::memcpy(to, from, 16); }
-  void copy16_system(std::byte* to, const std::byte* from) { std::memcpy(to, from, 16); }
-  void copy64_system(std::byte* to, const std::byte* from, std::uint32_t row) {
-    for (std::uint32_t i = 0; i < 4; ++i) copy16_system(to + i * row, from + i * row);
+  void copy_rows_system(std::byte* to, const std::byte* from, std::uint32_t row, std::uint32_t count) {
+    for (std::uint32_t i = 0; i < count; ++i) std::memcpy(to + i * row, from + i * row, 16);
   }
 
   std::uint64_t now() const {

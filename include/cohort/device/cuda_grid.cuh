@@ -20,6 +20,7 @@ class cuda_grid {
 public:
   static constexpr std::uint32_t poll_threads = 32;
   static constexpr std::uint32_t relay_threads = device_block_threads - 32;
+  static constexpr std::uint32_t copy_rows = 8;
 
   __device__ cuda_grid(std::byte* scratch, device_context<>::storage& storage) : scratch_(scratch), storage_(storage) {}
 
@@ -100,15 +101,16 @@ public:
     asm volatile("ld.global.v2.u64 {%0, %1}, [%2];" : "=l"(piece.x), "=l"(piece.y) : "l"(from) : "memory");
     *reinterpret_cast<ulonglong2*>(to) = piece;
   }
-  __device__ void copy16_system(std::byte* to, const std::byte* from) const {
-    *reinterpret_cast<ulonglong2*>(to) = load16_system(from);
-  }
-  __device__ void copy64_system(std::byte* to, const std::byte* from, std::uint32_t row) const {
-    ulonglong2 pieces[4];
+  __device__ void copy_rows_system(std::byte* to, const std::byte* from, std::uint32_t row, std::uint32_t count) const {
+    ulonglong2 pieces[copy_rows];
 #pragma unroll
-    for (std::uint32_t i = 0; i < 4; ++i) pieces[i] = load16_system(from + i * row);
+    for (std::uint32_t i = 0; i < copy_rows; ++i) {
+      if (i < count) pieces[i] = load16_system(from + i * row);
+    }
 #pragma unroll
-    for (std::uint32_t i = 0; i < 4; ++i) *reinterpret_cast<ulonglong2*>(to + i * row) = pieces[i];
+    for (std::uint32_t i = 0; i < copy_rows; ++i) {
+      if (i < count) *reinterpret_cast<ulonglong2*>(to + i * row) = pieces[i];
+    }
   }
 
   __device__ std::uint64_t now() const {

@@ -216,7 +216,10 @@ private:
   /// Notices that the residency has ended, and starts one when there are packets that nobody will take.
   void ensure_residency() {
     notice_end();
-    if (!active_ && next_ != head_) launch_until(head_, options_.bounded);
+    if (active_ || next_ == head_) return;
+    // Not behind one that ended with a fault which nobody has looked at yet.
+    if (fault() != 0) return lose(fault_error());
+    launch_until(head_, options_.bounded);
   }
 
   /// True when no residency takes packets. Blocks of the last one may still run those it took.

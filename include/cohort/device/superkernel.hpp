@@ -4,6 +4,7 @@
 //
 // A grid (one object per thread) provides:
 //   constants   poll_threads     threads 0 .. poll_threads - 1 of the relay block poll together (one warp)
+//               copy_rows        16-byte pieces that a thread brings from the host at a time
 //               relay_threads    pollers and helpers together: all threads of the block but the group of the watcher
 //   identity    thread(), threads(), block(), blocks(), multiprocessor(), multiprocessors()
 //               is_poller(), is_watcher(), is_helper(), relay_rank() (0 .. relay_threads - 1, pollers first)
@@ -12,8 +13,9 @@
 //               load_acquire_device(u32*), load_acquire_device_pair, store_release_device_pair(u64*, u64, u64),
 //               add_device(u32*, u32) (acquire and release, returns the old value),
 //               load_shared(u32*), store_shared(u32*, u32) (within the block, relaxed)
-//               copy16_system(to, from), copy16_device(to, from): 16 bytes, never through a read-only cache
-//               copy64_system(to, from, row): four of them, `row` bytes apart, all loads before the first store
+//               copy16_device(to, from): 16 bytes, never through a read-only cache
+//               copy_rows_system(to, from, row, count): 1 to `copy_rows` of them, `row` bytes apart, all loads before
+//               the first store
 //   time        now() ns, relax() between polls of device memory, back_off() 1 us or more
 //   work        run<Ops>(op, works, count)
 #pragma once
@@ -219,10 +221,12 @@ private:
     std::byte* const to = p_.device->slots[ticket % ring_slots].packet + inline_bytes;
     constexpr std::uint32_t piece = 16;
     constexpr std::uint32_t row = Grid::relay_threads * piece;
-    std::uint32_t at = grid_.relay_rank() * piece;
-    // Four loads in flight per thread: one read across the bus takes longer than all else here.
-    for (; at + 3 * row < bytes; at += 4 * row) grid_.copy64_system(to + at, from + at, row);
-    for (; at < bytes; at += row) grid_.copy16_system(to + at, from + at);
+    // As many loads in flight as registers allow: one read across the bus takes longer than all else here, so reads
+    // must not follow one another.
+    for (std::uint32_t at = grid_.relay_rank() * piece; at < bytes; at += Grid::copy_rows * row) {
+      const std::uint32_t rows = (bytes - at + row - 1) / row;
+      grid_.copy_rows_system(to + at, from + at, row, rows < Grid::copy_rows ? rows : Grid::copy_rows);
+    }
   }
 
   static constexpr std::uint32_t poll_pairs = inline_elements / (2 * Grid::poll_threads);
@@ -238,6 +242,7 @@ private:
     const std::uint64_t started = grid_.now();
     std::uint64_t idle_since = started;
     std::uint64_t torn_since = 0;  // 0: no packet has begun to arrive
+    bool over = false;             // known to thread 0: packets or not, the residency ends
     std::uint32_t first_worker = 0;
     std::uint32_t ticket = p_.first;
     std::uint64_t seen[poll_pairs][2];
@@ -249,7 +254,7 @@ private:
       }
 
       std::uint32_t verdict = verdict_nothing;
-      if (thread == 0) verdict = judge(ticket, seen[0][1], started, idle_since, torn_since);
+      if (thread == 0) verdict = over ? verdict_leave : judge(ticket, seen[0][1], started, idle_since, torn_since);
       verdict = grid_.poll_broadcast(verdict);
       if (verdict == verdict_leave) break;
       if (verdict == verdict_nothing) continue;
@@ -272,7 +277,9 @@ private:
       first_worker = forward(ticket, verdict, needed, seen, first_worker);
       if (first_worker == bad_header) break;
       ++ticket;
+      // What a packet need not wait for is looked at behind it.
       idle_since = grid_.now();
+      if (thread == 0) over = is_over(started, idle_since);
     }
 
     if (thread == 0) {
@@ -285,25 +292,30 @@ private:
     grid_.sync_relay();
   }
 
-  /// Thread 0 of the pollers: whether there is a packet, and whether to stay.
+  /// Whether the host wants the residency to end, or its longest time is over.
+  COHORT_DEVICE bool is_over(std::uint64_t started, std::uint64_t now) {
+    return grid_.load_shared(&shared_.stop_seen) != 0 || (p_.longest != 0 && now - started > p_.longest);
+  }
+
+  /// Thread 0 of the pollers: whether there is a packet, and whether to stay. A packet is known before any clock is
+  /// read.
   COHORT_DEVICE std::uint32_t judge(std::uint32_t ticket, std::uint64_t size_element, std::uint64_t started,
                                     std::uint64_t idle_since, std::uint64_t torn_since) {
     if (p_.bounded != 0 && ticket == p_.until) return verdict_leave;
-    if (grid_.load_shared(&shared_.stop_seen) != 0) return verdict_leave;
-    const std::uint64_t now = grid_.now();
-    if (p_.longest != 0 && now - started > p_.longest) return verdict_leave;
     if (element_stamp(size_element) == ticket) {
       const std::uint32_t bytes = element_data(size_element);
       if (bytes < sizeof(packet_header) || bytes > packet_capacity || bytes % 16 != 0) {
         report(ring_fault::bad_packet, ticket);
         return verdict_leave;
       }
-      if (torn_since != 0 && now - torn_since > p_.limit) {
+      if (torn_since != 0 && grid_.now() - torn_since > p_.limit) {
         report(ring_fault::torn_packet, ticket);
         return verdict_leave;
       }
       return bytes;
     }
+    const std::uint64_t now = grid_.now();
+    if (is_over(started, now)) return verdict_leave;
     if (now - idle_since <= (p_.bounded != 0 ? p_.limit : p_.linger)) return verdict_nothing;
     // A bounded residency was promised its packets.
     if (p_.bounded != 0) report(ring_fault::torn_packet, ticket);
@@ -347,9 +359,8 @@ private:
       return bad_header;
     }
     if (thread == 0) {
-      std::uint32_t& target = shared_.targets[ticket % ring_slots];
-      target += tiles < workers ? tiles : workers;
-      slot.target = target;
+      const std::uint32_t blocks = blocks_of(tiles, workers);
+      if (blocks > 1) slot.target = shared_.targets[ticket % ring_slots] += blocks;
       announce({.ticket = ticket,
                 .tiles = tiles,
                 .first_worker = first_worker,
@@ -367,15 +378,20 @@ private:
                                     announcement_rest(a));
   }
 
+  /// Blocks that run tiles of a packet. A single one counts nothing: it knows that it was the last.
+  COHORT_DEVICE static std::uint32_t blocks_of(std::uint32_t tiles, std::uint32_t workers) {
+    return tiles < workers ? tiles : workers;
+  }
+
   // ---- workers ----
 
   COHORT_DEVICE void work() {
-    const std::uint32_t workers = shared_.participants - 1;
-    const std::uint32_t number = shared_.number;
-    if (number == 0 && grid_.thread() == 0) grid_.store_release_system(&p_.host->workers, workers);
+    if (shared_.number == 0 && grid_.thread() == 0) {
+      grid_.store_release_system(&p_.host->workers, shared_.participants - 1);
+    }
     std::uint32_t ticket = p_.first;  // only thread 0 counts
     for (;;) {
-      if (grid_.thread() == 0) ticket = listen(ticket, number, workers);
+      if (grid_.thread() == 0) ticket = listen(ticket);
       grid_.sync();
       if (present().tiles == 0) return;
       run_tiles();
@@ -392,9 +408,14 @@ private:
     return number >= packet.first_worker ? number - packet.first_worker : number + workers - packet.first_worker;
   }
 
+  /// Whether it has a tile for this block, or is the end. Numbers are read from shared memory here, too.
+  COHORT_DEVICE bool concerns_block(const announced& packet) const {
+    return packet.tiles == 0 || first_tile(packet, shared_.number, shared_.participants - 1) < packet.tiles;
+  }
+
   /// Thread 0: goes through the announcements from `ticket` on until one concerns this block, and puts it into shared
   /// memory. Returns the ticket after it.
-  COHORT_DEVICE std::uint32_t listen(std::uint32_t ticket, std::uint32_t number, std::uint32_t workers) {
+  COHORT_DEVICE std::uint32_t listen(std::uint32_t ticket) {
     std::uint64_t words[2];
     std::uint64_t since = 0;
     std::uint32_t looks = 0;
@@ -403,7 +424,7 @@ private:
       const announced packet = read_announcement(words[0], words[1]);
       const std::int32_t ahead = ticket_distance(packet.ticket, ticket);
       const bool here = ahead == 0 && belong_together(words[0], words[1]);
-      if (here && (packet.tiles == 0 || first_tile(packet, number, workers) < packet.tiles)) break;
+      if (here && concerns_block(packet)) break;
       if (here || ahead > 0) {
         // Not for this block, or already over: see `announcement`.
         ++ticket;
@@ -433,7 +454,7 @@ private:
   /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
   /// counter. Ends with a barrier, after which every thread's work is done.
   COHORT_DEVICE void run_tiles() {
-    if (grid_.thread() + 1 == grid_.threads()) {
+    if (grid_.thread() + 1 == grid_.threads() && blocks_of(present().tiles, shared_.participants - 1) > 1) {
       shared_.target = p_.device->slots[present().ticket % ring_slots].target;
     }
 
@@ -442,9 +463,9 @@ private:
 #pragma unroll 1
 #endif
     for (std::uint32_t done = 0; more; done += record_batch) {
-      const std::uint32_t batch = begin_batch(done);
-      // Known before the last barrier, after which thread 0 may put the next announcement in this one's place.
-      more = done + batch != tiles_of_block();
+      // `more` is known before the last barrier, after which thread 0 may put the next announcement in this one's
+      // place.
+      const std::uint32_t batch = begin_batch(done, more);
       // One place that runs tiles: every op is compiled once into it.
 #if defined(__CUDACC__)
 #pragma unroll 1
@@ -452,6 +473,9 @@ private:
       for (std::uint32_t i = 0; i < batch;) {
         const std::uint16_t op = read_as<record_header>(shared_.records[i]).op;
         std::uint32_t end = i + 1;
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
         while (end < batch && read_as<record_header>(shared_.records[end]).op == op) ++end;
         grid_.template run<Ops>(op, shared_.works + i, end - i);
         grid_.sync();
@@ -460,46 +484,37 @@ private:
     }
   }
 
-  COHORT_DEVICE std::uint32_t tiles_of_block() const {
+  /// Prepares up to `record_batch` of this block's tiles, of which `done` are done, and returns how many; `more`:
+  /// whether others come after them. Ends with a barrier.
+  ///
+  /// A block does this before it can do anything else, and few of its threads have a part in it: what counts is how
+  /// many instructions follow one another. So it divides only where it must, and each record is looked at by who
+  /// brought it.
+  COHORT_DEVICE std::uint32_t begin_batch(std::uint32_t done, bool& more) {
     const announced packet = present();
     const std::uint32_t workers = shared_.participants - 1;
-    return (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
-  }
-
-  /// Prepares up to `record_batch` of this block's tiles, of which `done` are done, and returns how many. Ends with a
-  /// barrier.
-  COHORT_DEVICE std::uint32_t begin_batch(std::uint32_t done) {
-    const announced packet = present();
-    const std::uint32_t workers = shared_.participants - 1;
-    const std::uint32_t mine = first_tile(packet, shared_.number, workers);
-    const std::uint32_t left = tiles_of_block() - done;
-    const std::uint32_t batch = left < record_batch ? left : record_batch;
-    const device_slot& slot = p_.device->slots[packet.ticket % ring_slots];
-    fetch(packet, slot, mine + done * workers, workers, batch);
-    for (std::uint32_t i = grid_.thread(); i < batch; i += grid_.threads()) {
-      const record_header record = read_as<record_header>(shared_.records[i]);
-      // A fused record's members may be many; they stay in device memory.
-      const std::byte* const members =
-          (record.members == 1 ? shared_.records[i] : slot.packet + shared_.offsets[i]) + sizeof record;
-      shared_.works[i] = {members, record.members, mine + (done + i) * workers - record.first_tile};
-    }
-    grid_.sync();
+    const std::uint32_t tile = first_tile(packet, shared_.number, workers) + done * workers;
+    const std::uint32_t left = packet.tiles - tile;
+    std::uint32_t batch = 1;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+    for (std::uint32_t i = 1; i < record_batch; ++i) batch += left > i * workers ? 1 : 0;
+    more = left > record_batch * workers;
+    fetch(packet, p_.device->slots[packet.ticket % ring_slots], tile, workers, batch);
     return batch;
   }
 
   /// Brings the records of `batch` tiles (`tile`, `tile + workers`, ...) into shared memory: one round trip to L2 when
-  /// the packet is uniform, two otherwise.
+  /// the packet is uniform, two otherwise. Ends with a barrier.
   COHORT_DEVICE void fetch(const announced& packet, const device_slot& slot, std::uint32_t tile, std::uint32_t workers,
                            std::uint32_t batch) {
     constexpr std::uint32_t piece = 16;
+    static_assert(sizeof(record_header) == piece);
     // Of every record as much as the largest with one member has: a slot has room behind it, and a constant divides
     // fast.
     constexpr std::uint32_t pieces = shared_type::record_bytes / piece;
-    if (packet.uniform_tiles != 0) {
-      for (std::uint32_t i = grid_.thread(); i < batch; i += grid_.threads()) {
-        shared_.offsets[i] = offset_of(packet, tile + i * workers);
-      }
-    } else {
+    if (packet.uniform_tiles == 0) {
       locate(packet, slot, tile, workers, batch);
       grid_.sync();
     }
@@ -509,16 +524,22 @@ private:
     for (std::uint32_t i = grid_.thread(); i < batch * pieces; i += grid_.threads()) {
       const std::uint32_t which = i / pieces;
       const std::uint32_t part = i % pieces * piece;
-      // Uniform: computed again rather than waited for.
-      const std::uint32_t offset =
-          packet.uniform_tiles != 0 ? offset_of(packet, tile + which * workers) : shared_.offsets[which];
-      grid_.copy16_device(shared_.records[which] + part, slot.packet + offset + part);
+      const std::uint32_t wanted = tile + which * workers;
+      const std::byte* const record =
+          slot.packet + (packet.uniform_tiles != 0 ? offset_of(packet, wanted) : shared_.offsets[which]);
+      grid_.copy16_device(shared_.records[which] + part, record + part);
+      if (part != 0) continue;
+      const auto& header = read_as<record_header>(shared_.records[which]);
+      // A fused record's members may be many; they stay in device memory.
+      const std::byte* const members = (header.members == 1 ? shared_.records[which] : record) + sizeof header;
+      shared_.works[which] = {members, header.members, wanted - header.first_tile};
     }
     grid_.sync();
   }
 
   COHORT_DEVICE static std::uint32_t offset_of(const announced& packet, std::uint32_t tile) {
-    return static_cast<std::uint32_t>(sizeof(packet_header)) + tile / packet.uniform_tiles * packet.uniform_stride;
+    const std::uint32_t record = packet.tiles == packet.uniform_tiles ? 0 : tile / packet.uniform_tiles;
+    return static_cast<std::uint32_t>(sizeof(packet_header)) + record * packet.uniform_stride;
   }
 
   /// Finds the records by reading the whole index once, side by side: the thread that holds the entry with
@@ -528,10 +549,16 @@ private:
     const auto& header = read_as<packet_header>(slot.packet);
     const std::uint32_t records = header.records;
     const std::byte* const index = slot.packet + header.index_offset;
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
     for (std::uint32_t i = grid_.thread(); i < records; i += grid_.threads()) {
       const record_index entry = read_as<record_index>(index + i * sizeof(record_index));
       std::uint32_t next = packet.tiles;
       if (i + 1 < records) next = read_as<record_index>(index + (i + 1) * sizeof(record_index)).first_tile;
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
       for (std::uint32_t which = 0; which < batch; ++which) {
         const std::uint32_t wanted = tile + which * workers;
         if (entry.first_tile <= wanted && wanted < next) shared_.offsets[which] = entry.offset;
@@ -542,9 +569,12 @@ private:
   /// Thread 0, after the barrier that ends the block's tiles. Release: what this block wrote is visible to the block
   /// that counts last; acquire: that block has seen what all others wrote before it tells the host.
   COHORT_DEVICE void count(std::uint32_t ticket) {
-    const std::uint32_t target = shared_.target;
-    const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);
-    if (before + 1 == target) grid_.store_release_system(&p_.host->completions[ticket % ring_slots], ticket);
+    if (blocks_of(present().tiles, shared_.participants - 1) > 1) {
+      const std::uint32_t target = shared_.target;
+      const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);
+      if (before + 1 != target) return;
+    }
+    grid_.store_release_system(&p_.host->completions[ticket % ring_slots], ticket);
   }
 
   Grid& grid_;
