@@ -20,11 +20,11 @@ namespace cohort::testing {
 template <class Ops>
 class manual_backend final : public backend {
 public:
-  explicit manual_backend(bool automatic = false, std::uint32_t max_packets = 4)
-      : automatic_(automatic), max_packets_(max_packets) {}
+  explicit manual_backend(bool automatic = false, std::uint32_t max_packets = 4, const machine_shape& shape = {})
+      : automatic_(automatic), max_packets_(max_packets), shape_(shape) {}
 
   const char* name() const noexcept override { return "manual"; }
-  machine_shape shape() const noexcept override { return {}; }
+  machine_shape shape() const noexcept override { return shape_; }
   device_rates rates() const noexcept override { return {.max_packets = max_packets_}; }
   std::span<const op_info> ops() const noexcept override { return table_; }
   bool needs_polling() const noexcept override { return automatic_; }
@@ -136,6 +136,7 @@ private:
   static constexpr auto table_ = Ops::table();
   bool automatic_;
   std::uint32_t max_packets_;
+  machine_shape shape_;
   void (*notify_)(void*) = nullptr;
   void* argument_ = nullptr;
   mutable std::mutex mutex_;

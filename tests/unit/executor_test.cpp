@@ -59,15 +59,31 @@ struct add_to {
   }
 };
 
-using kernels = op_set<add_one, nothing, add_to>;
+/// As `add_one`, and those with one target fuse.
+struct alignas(16) add_together {
+  static constexpr const char* name = "add_together";
+  std::atomic<int>* target = nullptr;
+  std::uint64_t unused = 0;
+
+  coalescing_key key() const { return {{reinterpret_cast<std::uintptr_t>(target), 0, 0, 1}}; }
+  std::uint32_t rows() const { return 1; }
+  static std::uint32_t plan(std::span<add_together>, const machine_shape&) { return 1; }
+  template <class Context>
+  static void run(Context&, const add_together* members, std::uint32_t count, std::uint32_t) {
+    members->target->fetch_add(static_cast<int>(count), std::memory_order_relaxed);  // relaxed: completion orders it
+  }
+};
+
+using kernels = op_set<add_one, nothing, add_to, add_together>;
 using manual = testing::manual_backend<kernels>;
 using gpu_type = executor<kernels>;
 
 executor_options by_caller() { return {.driven_by = drive::caller}; }
 
 struct caller_driven {
-  explicit caller_driven(bool automatic = false, executor_options options = by_caller())
-      : owned(std::make_unique<manual>(automatic)), device(*owned), gpu(io, std::move(owned), options) {}
+  explicit caller_driven(bool automatic = false, executor_options options = by_caller(),
+                         const machine_shape& shape = {})
+      : owned(std::make_unique<manual>(automatic, 4, shape)), device(*owned), gpu(io, std::move(owned), options) {}
 
   boost::asio::io_context io;
   std::unique_ptr<manual> owned;
@@ -115,6 +131,47 @@ TEST_CASE("ops that are pending together share a packet") {
   CHECK(x == 50);
   CHECK(f.gpu.statistics().packets == 1);
   CHECK(f.gpu.statistics().committed == 50);
+}
+
+struct rounds_seen {
+  std::uint64_t packets = 0;
+  int early = 0;  ///< rounds whose last submission found that others had left
+};
+
+/// 64 tasks that submit together, four rounds of it.
+template <class Op>
+rounds_seen submit_in_rounds(const Op& op) {
+  constexpr int together = 64;
+  caller_driven f(true, by_caller(), {.workers = 16, .host = false});
+  rounds_seen seen;
+  int submitted = 0;
+  const auto member = [](caller_driven& on, Op mine, int& count, int& early) -> task<> {
+    for (int round = 0; round < 4; ++round) {
+      if (++count % together == 0 && on.device.committed() > 0) ++early;
+      co_await on.gpu.submit(mine);
+    }
+  };
+  std::vector<task<>> all;
+  for (int i = 0; i < together; ++i) all.push_back(member(f, op, submitted, seen.early));
+  f.gpu.run(when_all(std::move(all)));
+  seen.packets = f.gpu.statistics().packets;
+  return seen;
+}
+
+TEST_CASE("a burst that fills the device several times leaves in parts, once bursts are known to be so long") {
+  std::atomic<int> x = 0;
+  const rounds_seen seen = submit_in_rounds(add_one{&x});
+  CHECK(x == 4 * 64);
+  CHECK(seen.early > 0);
+  CHECK(seen.packets > 4);
+}
+
+TEST_CASE("a burst whose submissions fuse leaves whole") {
+  std::atomic<int> x = 0;
+  const rounds_seen seen = submit_in_rounds(add_together{&x});
+  CHECK(x == 4 * 64);
+  CHECK(seen.early == 0);
+  CHECK(seen.packets == 4);
 }
 
 TEST_CASE("a failed check is reported and never reaches the device") {

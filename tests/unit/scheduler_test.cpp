@@ -155,6 +155,19 @@ TEST_CASE("a device with enough work ahead gets nothing more until the work has 
   CHECK_FALSE(b.s.ask_again().has_value());
 }
 
+TEST_CASE("a packet that takes time to form is begun by so much earlier") {
+  bench<> b;
+  b.submit(odd, 1, 0, 0ns, 4900);  // 5000 ns with the packet's overhead
+  b.packet();
+  b.submit(odd, 1, 0, 10ns, 10);
+  const auto next = [&](std::chrono::nanoseconds now) { return b.s.next(b.at(now), std::span(b.storage), 500ns); };
+  CHECK(next(10ns).empty());
+  REQUIRE(b.s.ask_again().has_value());
+  CHECK(*b.s.ask_again() == b.at(3501ns));
+  CHECK(next(3500ns).empty());
+  CHECK_FALSE(next(3501ns).empty());
+}
+
 TEST_CASE("a completion that comes earlier than estimated makes the device idle again") {
   bench<> b;
   b.submit(odd, 1, 0, 0ns, 1'000'000);

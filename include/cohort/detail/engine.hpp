@@ -6,6 +6,7 @@
 #include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/cpu.hpp>
+#include <cohort/detail/full_wave.hpp>
 #include <cohort/detail/inbox.hpp>
 #include <cohort/detail/waiter.hpp>
 #include <cohort/error.hpp>
@@ -14,6 +15,7 @@
 #include <cohort/schedule/scheduler.hpp>
 #include <cohort/schedule/tenant_table.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cassert>
@@ -39,6 +41,7 @@ public:
       : capacity_(capacity),
         device_(std::move(device)),
         scheduler_(device_->ops(), device_->shape(), device_->rates(), options, std::move(policy)),
+        wave_(device_->shape()),
         needs_polling_(device_->needs_polling()),
         deliver_(deliver),
         target_(target) {
@@ -68,6 +71,7 @@ public:
     // relaxed: this thread finds its own id only if it wrote it itself, in the step that is running it.
     if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
       local_.push_back(one);
+      if (wave_.is_full_with_one_more()) take_full_wave();
     } else {
       inbox_.push(one.arrival);  // the waiter may be gone after this
     }
@@ -191,7 +195,7 @@ public:
     const bool pause = pause_asked_.load(std::memory_order_acquire);  // acquire: pairs with request_pause
     if (!pause) {
       if (paused_.load(std::memory_order_relaxed)) set_paused(false);  // relaxed: only the owner writes it
-      moved |= commit(now);
+      moved |= commit(now, wave_.burst_is_over());
     } else if (scheduler_.packets_in_flight() == 0 && !paused_.load(std::memory_order_relaxed)) {  // relaxed: as above
       pause_result_ = device_->pause();
       set_paused(true);
@@ -277,14 +281,14 @@ private:
         tenants_changed_.exchange(false, std::memory_order_acquire)) {
       take_tenants();
     }
-    for (auto* list = local_.release(); list != nullptr; any = true) {
-      submission& one = *std::exchange(list, list->next);
-      arrive(static_cast<waiter&>(one), now);
-    }
+    any |= take_local(now);
     for (; link != nullptr; any = true) {
       const inbox_link& current = *std::exchange(link, link->next);
       switch (current.what) {
-        case message::arrival: arrive(*current.sender, now); break;
+        case message::arrival:
+          arrive(*current.sender, now);
+          if (wave_.is_full_with_one_more()) commit_early(now);
+          break;
         case message::cancellation: withdraw(*current.sender, now); break;
         case message::completion:
           completion_sent_.exchange(false, std::memory_order_acq_rel);  // acq_rel: see notice_completion
@@ -298,6 +302,34 @@ private:
       any = true;
     }
     return any;
+  }
+
+  bool take_local(time_point now) {
+    submission* list = local_.release();
+    const bool any = list != nullptr;
+    while (list != nullptr) arrive(static_cast<waiter&>(*std::exchange(list, list->next)), now);
+    return any;
+  }
+
+  /// In the middle of a delivery: those that are told submit again, and the device need not wait until all have. Nobody
+  /// is told from here; what ends without a packet is delivered by the next step.
+  void take_full_wave() noexcept {
+    const time_point now = clock::now();
+    // acquire: as in take_messages, whose order it keeps: tenants before those who submit for them
+    if (tenants_changed_.load(std::memory_order_acquire)) return;
+    take_local(now);
+    commit_early(now);
+  }
+
+  void commit_early(time_point now) noexcept {
+    if (pause_asked_.load(std::memory_order_acquire)) return;  // acquire: pairs with request_pause
+    // What is complete now must not count as in flight, nor as having taken until the whole burst was in.
+    if (needs_polling_ && scheduler_.packets_in_flight() > 0) take_completions(now);
+    try {
+      commit(now, false);
+    } catch (const std::bad_alloc&) {
+      // Nothing has changed; the step that comes tries again, and tells its caller.
+    }
   }
 
   void take_tenants() {
@@ -348,13 +380,17 @@ private:
     return any;
   }
 
-  bool commit(time_point now) {
+  /// \param rest of a burst, a part of which has left. It would have left with that part, had the device been given the
+  ///        time, so it is not held: the policy is asked as if what is in flight were done.
+  bool commit(time_point now, bool rest) {
     bool any = false;
     while (scheduler_.pending() > 0 && device_->has_room()) {
-      const std::span<const std::byte> packet = next_packet(now);
+      const std::size_t flying = scheduler_.submissions_in_flight();
+      const std::span<const std::byte> packet = next_packet(now, rest);
       finish_all(scheduler_.take_settled());
       if (packet.empty()) break;
       const auto& header = *reinterpret_cast<const packet_header*>(packet.data());
+      wave_.learn(scheduler_.submissions_in_flight() - flying, header.records, header.tiles);
       if (const error_code refused = device_->commit(packet)) {
         finish_all(scheduler_.refuse(header.sequence, refused, now));
       }
@@ -367,10 +403,12 @@ private:
     return any;
   }
 
-  std::span<const std::byte> next_packet(time_point now) {
-    if (decisions_ == nullptr) return scheduler_.next(now, storage_);
+  std::span<const std::byte> next_packet(time_point now, bool rest) {
+    std::chrono::nanoseconds lead = std::min(scheduler_.pending(), packet_capacity / std::size_t{64}) * forming_time;
+    if (rest) lead = std::max(lead, scheduler_.work_in_flight(now));
+    if (decisions_ == nullptr) return scheduler_.next(now, storage_, lead);
     const time_point before = clock::now();
-    const std::span<const std::byte> packet = scheduler_.next(now, storage_);
+    const std::span<const std::byte> packet = scheduler_.next(now, storage_, lead);
     decisions_->decided(clock::now() - before);
     return packet;
   }
@@ -434,6 +472,9 @@ private:
     paused_.notify_all();
   }
 
+  /// What a submission adds to the time until its packet leaves, on a core of today.
+  static constexpr std::chrono::nanoseconds forming_time{40};
+
   // The inbox outlives the backend, whose threads push to it until the backend is destroyed.
   inbox inbox_;
   inbox_link completion_;
@@ -452,6 +493,7 @@ private:
   schedule_observer* decisions_ = nullptr;  // wants to know how long each decision takes
   submission_chain local_;                  // submitted by the owner itself
   submission_chain ready_;
+  full_wave wave_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;
   typename scheduler<Policy>::given_up_work given_up_{};  // as the device was told

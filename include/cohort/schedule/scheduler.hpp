@@ -221,20 +221,23 @@ public:
   /// `take_settled` after.
   ///
   /// \param storage aligned to 16 bytes; `packet_capacity` bytes, or less for smaller packets
-  std::span<const std::byte> next(time_point now, std::span<std::byte> storage) {
+  /// \param lead how long after `now` the packet will leave: the policy is told what will be in flight then, because a
+  ///        packet that is begun when the device runs dry comes too late
+  std::span<const std::byte> next(time_point now, std::span<std::byte> storage, std::chrono::nanoseconds lead = {}) {
     if (flights_.size() == flights_.capacity()) flights_.reserve(2 * flights_.size());
     ask_again_.reset();
     expire(now);
     let_in();
     while (queue_.size() > 0) {
-      const queue_view view = look(now);
+      const queue_view view = look(now + lead);
       const decision verdict = policy_.decide(view, now);
       if (!verdict.commit || verdict.max_submissions == 0) {
         ask_again_ = verdict.ask_again;
         break;
       }
-      flight packet = fill(storage, std::min(verdict.max_submissions, most_per_packet_),
-                           static_cast<double>(verdict.max_work.count()), view, now);
+      flight packet =
+          fill(storage, std::min(verdict.max_submissions, most_per_packet_),
+               static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.work_in_flight), now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
     }
@@ -459,7 +462,8 @@ private:
   }
 
   /// Fills a packet from the buckets in their turn. An empty result has settled at least one submission.
-  flight fill(std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, const queue_view& view,
+  /// \param begins when it will run, in ns since the epoch
+  flight fill(std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, std::int64_t begins,
               time_point now) noexcept {
     flight packet{.sequence = detail::next_sequence(sequence_), .committed = now, .work_ns = model_.overhead()};
     builder_.begin(storage, packet.sequence);
@@ -467,7 +471,6 @@ private:
       submission& oldest = *queue_.oldest();
       if (queue_.behind(oldest) > max_overtaken_) queue_.promote(oldest, 0);
     }
-    const std::int64_t begins = since_epoch(now + view.work_in_flight);
     const detail::bucket* served = nullptr;
     while (detail::bucket* const turn = queue_.front()) {
       const outcome last = place(*turn, packet, budget - packet.count, begins, now);
