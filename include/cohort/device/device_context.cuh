@@ -103,6 +103,17 @@ public:
   {
   }
 
+  /// The same context, but the compiler does not know that the rank is the same. What depends on it is then worked out
+  /// where it is needed, instead of being kept in registers through all that lies between.
+  COHORT_HD
+  device_context anew() const {
+    device_context same = *this;
+#if COHORT_DEVICE_PASS
+    asm volatile("" : "+r"(same.thread_));
+#endif
+    return same;
+  }
+
   COHORT_HD
   std::uint32_t rank() const { return thread_; }
   COHORT_HD

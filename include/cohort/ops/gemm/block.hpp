@@ -113,7 +113,11 @@ void run_block_variant(const Context& context, const tile_work* works, std::uint
   constexpr tile_extent extent = block_tile<T>(Variant);
   static_assert(engine::rows == extent.rows && engine::columns == extent.columns);
   static_assert(pipeline_bytes<engine, T> <= block_scratch_bytes);
-  run_pipeline<engine, Op>(context, works, count);
+  if constexpr (requires { context.anew(); }) {
+    run_pipeline<engine, Op>(context.anew(), works, count);  // else each variant pays registers for all of them
+  } else {
+    run_pipeline<engine, Op>(context, works, count);
+  }
 }
 
 /// Whether tiles may follow one another in one pipeline.

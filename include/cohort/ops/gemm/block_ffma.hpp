@@ -59,16 +59,16 @@ struct ffma_tile {
   template <class T, class Context>
   COHORT_HD
   static void end(const Context& context, const std::byte* stage, const tile_row<T>*, sums& sum) {
-    const auto* const x = reinterpret_cast<const float*>(stage + x_offset) + row_of(context) * pitch;
-    const auto* const w = reinterpret_cast<const float*>(stage + w_offset) + feature_of(context) * pitch;
-    COHORT_GEMM_ROLLED  // unrolled, the largest tile spills
+    const auto* x = reinterpret_cast<const float*>(stage + x_offset) + row_of(context) * pitch;
+    const auto* w = reinterpret_cast<const float*>(stage + w_offset) + feature_of(context) * pitch;
+    COHORT_GEMM_UNROLLED_TWICE  // more of it, and the largest tile spills
         for (std::uint32_t k = 0; k < slice; k += 4) {
       float xs[RowsPerThread][4];
       float ws[FeaturesPerThread][4];
       COHORT_GEMM_UNROLLED
-      for (std::uint32_t i = 0; i < RowsPerThread; ++i) load_quad(x + i * 4 * pitch + k, xs[i]);
+      for (std::uint32_t i = 0; i < RowsPerThread; ++i) load_quad(x + i * 4 * pitch, xs[i]);
       COHORT_GEMM_UNROLLED
-      for (std::uint32_t j = 0; j < FeaturesPerThread; ++j) load_quad(w + j * 8 * pitch + k, ws[j]);
+      for (std::uint32_t j = 0; j < FeaturesPerThread; ++j) load_quad(w + j * 8 * pitch, ws[j]);
       COHORT_GEMM_UNROLLED
       for (std::uint32_t each = 0; each < 4; ++each) {
         COHORT_GEMM_UNROLLED
@@ -79,6 +79,8 @@ struct ffma_tile {
           }
         }
       }
+      x += 4;
+      w += 4;
     }
   }
 
