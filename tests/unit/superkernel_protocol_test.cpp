@@ -231,6 +231,11 @@ public:
     out[0] = load(words[0]);
     sched_yield();
   }
+  void load_relaxed_system_pair(std::uint64_t* words, std::uint64_t (&out)[2]) {
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      out[i] = std::atomic_ref<std::uint64_t>(words[i]).load(std::memory_order_relaxed);
+    }
+  }
   void store_release_system(std::uint64_t* word, std::uint64_t value) {
     std::atomic_ref<std::uint64_t>(*word).store(value, std::memory_order_release);
   }

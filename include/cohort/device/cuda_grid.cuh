@@ -61,6 +61,9 @@ public:
   __device__ void load_acquire_system_pair(std::uint64_t* words, std::uint64_t (&out)[2]) const {
     asm volatile("ld.acquire.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(out[0]), "=l"(out[1]) : "l"(words) : "memory");
   }
+  __device__ void load_relaxed_system_pair(std::uint64_t* words, std::uint64_t (&out)[2]) const {
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(out[0]), "=l"(out[1]) : "l"(words) : "memory");
+  }
   __device__ void store_release_system(std::uint64_t* word, std::uint64_t value) const {
     asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
   }

@@ -28,8 +28,9 @@ namespace cohort::inline COHORT_ABI::detail {
 /// Packets that can be in flight together.
 inline constexpr std::uint32_t ring_slots = 8;
 
-/// The first bytes of a packet travel in stamped elements, so that one poll of the relay brings them with the doorbell.
-inline constexpr std::uint32_t inline_elements = 64;
+/// The first bytes of a packet travel in stamped elements, so that one poll of the relay brings them with the doorbell:
+/// the header and six ops of 64 bytes.
+inline constexpr std::uint32_t inline_elements = 128;
 inline constexpr std::uint32_t inline_bytes = inline_elements * 4;
 
 /// Announcements outlive the slot they speak of: see `announcement`.

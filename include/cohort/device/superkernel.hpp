@@ -10,6 +10,7 @@
 //               is_poller(), is_watcher(), is_helper(), relay_rank() (0 .. relay_threads - 1, pollers first)
 //   barriers    sync() block; sync_relay() pollers and helpers; poll_sync(), poll_all(bool), poll_broadcast(u32 of 0)
 //   memory      load_acquire_system(u64*), load_acquire_system_pair(u64*, u64[2]), store_release_system(u64*, u64)
+//               load_relaxed_system_pair(u64*, u64[2])
 //               load_acquire_device(u32*), load_acquire_device_pair, store_release_device_pair(u64*, u64, u64),
 //               add_device(u32*, u32) (acquire and release, returns the old value),
 //               load_shared(u32*), store_shared(u32*, u32) (within the block, relaxed)
@@ -249,9 +250,12 @@ private:
 
     for (;;) {
       ring_slot& slot = p_.host->slots[ticket % ring_slots];
-      for (std::uint32_t i = 0; i < poll_pairs; ++i) {
-        grid_.load_acquire_system_pair(&slot.elements[2 * (i * Grid::poll_threads + thread)], seen[i]);
+      // All on the way together, which acquires would not be: what an element says is in the element, and one acquire
+      // of this packet is enough for the rest of it. The last one, because it orders nothing before it.
+      for (std::uint32_t i = poll_pairs - 1; i > 0; --i) {
+        grid_.load_relaxed_system_pair(&slot.elements[2 * (i * Grid::poll_threads + thread)], seen[i]);
       }
+      grid_.load_acquire_system_pair(&slot.elements[2 * thread], seen[0]);
 
       std::uint32_t verdict = verdict_nothing;
       if (thread == 0) verdict = over ? verdict_leave : judge(ticket, seen[0][1], started, idle_since, torn_since);
