@@ -57,6 +57,16 @@ TEST_CASE("the constructor says what is wrong") {
     CHECK(error.code() == boost::system::errc::no_such_device);
     CHECK(std::string(error.what()).find("cuda_options::device") != std::string::npos);
   }
+  for (const std::uint32_t packets : {0u, 17u}) {
+    chosen = options();
+    chosen.packets = packets;
+    try {
+      cuda_backend device(chosen);
+      FAIL("a number of packets that the ring has not was accepted");
+    } catch (const cohort::system_error& error) {
+      CHECK(error.code() == cohort::errc::bad_size);
+    }
+  }
   chosen = options();
   chosen.device_bytes = std::size_t{1} << 50;
   try {

@@ -182,8 +182,9 @@ template <class Ops, class Profile = cuda_profile>
 class cuda_backend final : public backend {
 public:
   /// Throws `system_error`: with CUDA's category when there is no such device, it is not able, memory is short or the
-  /// kernel cannot be loaded and launched; with `errc::op_too_large` when an op needs more shared memory than there is;
-  /// with `errc::device_lost` when the kernel does not come and go as it should.
+  /// kernel cannot be loaded and launched; with `errc::bad_size` when `packets` is out of range; with
+  /// `errc::op_too_large` when an op needs more shared memory than there is; with `errc::device_lost` when the kernel
+  /// does not come and go as it should.
   explicit cuda_backend(const cuda_options& options = {})
       : options_(checked(options)),
         current_(std::make_unique<detail::cuda_device_scope>(options.device)),
@@ -272,6 +273,8 @@ private:
   }
 
   static const cuda_options& checked(const cuda_options& options) {
+    if (options.packets == 0 || options.packets > detail::ring_slots)
+      throw system_error(make_error_code(errc::bad_size), "cohort: cuda_options::packets");
     detail::check_device(options.device);
     return options;
   }
@@ -318,8 +321,7 @@ private:
     rates.bytes_per_ns = std::max(1.0, 0.85 * 2.0 * memory_clock * bus_bytes * std::min(1.0, 2.0 * share));
     rates.packet_overhead = std::chrono::nanoseconds(3'000);
     rates.busy_target = std::chrono::nanoseconds(4'000);
-    rates.max_packets = 4;
-    static_assert(detail::ring_slots > 4);
+    rates.max_packets = options_.packets;
     return rates;
   }
 
