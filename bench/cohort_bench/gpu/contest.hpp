@@ -7,8 +7,8 @@
 #include "../problem.hpp"
 #include "../report.hpp"
 #include "../statistics.hpp"
+#include "paused_executor.hpp"
 #include "peers.hpp"
-#include "superkernels.hpp"
 #include "verifier.hpp"
 
 #include <cstdio>

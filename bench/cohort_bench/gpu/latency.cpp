@@ -9,7 +9,7 @@
 #include "contest.hpp"
 #include "mailbox.hpp"
 #include "operands.hpp"
-#include "superkernels.hpp"
+#include "paused_executor.hpp"
 
 #include <cohort/spawn.hpp>
 

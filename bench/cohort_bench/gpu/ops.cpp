@@ -10,7 +10,7 @@
 #include "kernels.hpp"
 #include "op_cases.hpp"
 #include "operands.hpp"
-#include "superkernels.hpp"
+#include "paused_executor.hpp"
 
 #include <cohort/backend/host.hpp>
 

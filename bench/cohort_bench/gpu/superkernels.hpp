@@ -1,16 +1,14 @@
-// The superkernels that benchmarks run, each compiled in a file of its own by nvcc.
+// The superkernels that benchmarks run, each compiled in a file of its own by nvcc: nothing of the scheduler is
+// included, so that they are not compiled again when it changes.
 #pragma once
 
 #include "../linear_ops.hpp"
 
 #include <cohort/backend/backend.hpp>
 #include <cohort/backend/cuda_options.hpp>
-#include <cohort/executor.hpp>
 #include <cohort/types.hpp>
 
-#include <exception>
 #include <memory>
-#include <utility>
 
 namespace cohort_bench {
 
@@ -32,52 +30,5 @@ inline cohort::cuda_options benchmark_options() {
   options.pinned_bytes = std::size_t{1} << 20;
   return options;
 }
-
-/// An executor in the caller-driven mode. While it is not paused a kernel may be on the device, and CUDA calls of the
-/// peers would have to share the device with it: it begins paused, and every use of it is a `residency`.
-template <class Ops>
-class paused_executor {
-public:
-  explicit paused_executor(std::unique_ptr<cohort::backend> device, const cohort::scheduler_options& scheduling = {})
-      : gpu_(io_, std::move(device), {.driven_by = cohort::drive::caller, .scheduling = scheduling}) {
-    leave();
-  }
-
-  cohort::executor<Ops>& get() { return gpu_; }
-
-  /// While it lives the executor may use the device, and nobody else may.
-  class residency {
-  public:
-    explicit residency(paused_executor& of) : of_(of), failures_(std::uncaught_exceptions()) { of_.gpu_.resume(); }
-    ~residency() noexcept(false) {
-      if (std::uncaught_exceptions() == failures_) {
-        of_.leave();
-      } else {
-        (void)of_.gpu_.pause();  // another failure is on its way already
-      }
-    }
-    residency(const residency&) = delete;
-    residency& operator=(const residency&) = delete;
-
-  private:
-    paused_executor& of_;
-    int failures_;
-  };
-
-private:
-  void leave() {
-    if (const cohort::error_code failed = gpu_.pause()) throw cohort::system_error(failed, "pausing the executor");
-  }
-
-  boost::asio::io_context io_;
-  cohort::executor<Ops> gpu_;
-};
-
-template <class T>
-class linear_executor : public paused_executor<linear_ops<T>> {
-public:
-  explicit linear_executor(const cohort::scheduler_options& scheduling = {})
-      : paused_executor<linear_ops<T>>(make_linear_backend<T>(benchmark_options()), scheduling) {}
-};
 
 }  // namespace cohort_bench
