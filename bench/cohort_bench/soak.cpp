@@ -135,9 +135,7 @@ public:
     ++ended_count[static_cast<std::size_t>(how)];
     if (how != cohort::ending::dropped && how != cohort::ending::timed_out) return;
     // Dropped ahead of its time, when its turn came and it would have begun too late: counts as on time.
-    const std::int64_t due =
-        how == cohort::ending::timed_out ? one.expires.time_since_epoch().count() : one.latest_start + 1;
-    late.add(std::max<std::int64_t>(now.time_since_epoch().count() - due, 0));
+    late.add(std::max<std::int64_t>(now.time_since_epoch().count() - one.latest_start - 1, 0));
     while_busy += in_flight_ > 0 ? 1 : 0;
   }
 

@@ -157,7 +157,7 @@ public:
     self.deadline = std::min({one.deadline, one.expires, usual});
     self.charged = model_.predict(one.op, model_.roofline(one.cost), false);
     self.work = self.charged + model_.overhead();
-    self.latest_start = self.deadline - static_cast<std::int64_t>(self.work);
+    self.latest_start = std::min(self.deadline - static_cast<std::int64_t>(self.work), one.expires - 1);
     if (owner.options.when_late == cohort::late_work::drop) {
       if (self.deadline <= now) return refuse_counted(cohort::errc::deadline_passed);
       if (pending() > 0 || !flights_.empty()) {
@@ -397,7 +397,7 @@ private:
   std::int64_t leaves(id number) const {
     const known_submission& one = all_[number - 1];
     if (one.where == place::outside || one.orphan) return never;
-    return one.droppable && one.where != place::device ? std::min(one.latest_start + 1, one.expires) : one.expires;
+    return one.droppable && one.where != place::device ? one.latest_start + 1 : one.expires;
   }
 
   // -- the queue: in order of arrival; buckets are what has one group

@@ -205,7 +205,7 @@ public:
   bool expire(time_point now) noexcept {
     bool any = false;
     while (submission* const one = expiry_.front()) {
-      if (leaves(*one) > since_epoch(now)) break;
+      if (one->latest_start >= since_epoch(now)) break;
       any = true;
       if (one->expires > now) {
         drop(*one, now);
@@ -343,7 +343,7 @@ public:
   std::optional<time_point> ask_again() const noexcept {
     const submission* const first = expiry_.front();
     if (first == nullptr) return ask_again_;
-    const time_point expiry{std::chrono::nanoseconds{leaves(*first)}};
+    const time_point expiry{std::chrono::nanoseconds{first->latest_start + 1}};
     return ask_again_ ? std::min(*ask_again_, expiry) : expiry;
   }
 
@@ -396,17 +396,10 @@ private:
   static constexpr ordering order = detail::order_of<Policy>();
   static constexpr double farthest_target = 1e15;  // ns, eleven days: sums with it stay far from overflow
 
-  /// When it is dropped or times out.
-  static std::int64_t leaves(const submission& one) noexcept {
-    const std::int64_t expires = since_epoch(one.expires);
-    return one.droppable ? std::min(one.latest_start + 1, expires) : expires;
-  }
-
   struct by_leaving {
     bool operator()(const submission& a, const submission& b) const noexcept {
-      const std::int64_t first = leaves(a);
-      const std::int64_t second = leaves(b);
-      return first != second ? first < second : a.id < b.id;  // nothing depends on the shape of a heap
+      // Nothing depends on the shape of a heap.
+      return a.latest_start != b.latest_start ? a.latest_start < b.latest_start : a.id < b.id;
     }
   };
 
@@ -770,6 +763,8 @@ private:
   }
 
   void expire_later(submission& one) noexcept {
+    const std::int64_t limit = since_epoch(one.expires) - 1;
+    one.latest_start = one.droppable ? std::min(one.latest_start, limit) : limit;
     expiry_.insert(one);
     one.expiring = true;
   }
