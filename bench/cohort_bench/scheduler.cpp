@@ -56,8 +56,8 @@ double cpu_ns() {
   return 1e9 * static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec);
 }
 
-/// Tenants that each wait for one product and then for the next one. Nodes and tenants are shuffled, and targets differ
-/// by up to a factor of two, so that nothing is met in the order in which it lies in memory.
+/// Tenants that each wait for one product and then for the next one. Nodes are shuffled, and each product has a
+/// deadline of its own: neither memory nor branches are met in an order that could be learned.
 class crowd {
 public:
   crowd(std::size_t tenants, kind what)
@@ -65,14 +65,12 @@ public:
                    {.flops_per_ns = 1, .bytes_per_ns = 1e6, .packet_overhead = std::chrono::nanoseconds(1'000)}, {}) {
     std::mt19937 dice(7);
     // At 1 us for each product all have had a turn after so many us. Where tenants drop late work, nothing is late.
-    const auto turn = static_cast<double>(1'000 * tenants);
-    for (std::size_t i = 1; i <= tenants; ++i) {
-      const double target =
-          turn * std::uniform_real_distribution(1., 2.)(dice) + (what == kind::own_keys_dropping ? 8 * turn : 0);
-      cohort::tenant_options options{.latency_target = std::chrono::nanoseconds(static_cast<std::int64_t>(target))};
-      if (what == kind::own_keys_dropping) options.when_late = cohort::late_work::drop;
-      scheduler_.set_tenant(static_cast<cohort::tenant_id>(i), options);
-    }
+    const std::int64_t turn = 1'000 * static_cast<std::int64_t>(tenants);
+    const std::int64_t least = what == kind::own_keys_dropping ? 9 * turn : turn;
+    for (auto& one : deadlines_) one = std::chrono::nanoseconds(least + static_cast<std::int64_t>(dice()) % turn);
+    cohort::tenant_options options{.latency_target = std::chrono::nanoseconds(least + turn)};
+    if (what == kind::own_keys_dropping) options.when_late = cohort::late_work::drop;
+    for (std::size_t i = 1; i <= tenants; ++i) scheduler_.set_tenant(static_cast<cohort::tenant_id>(i), options);
     for (std::size_t i = 0; i < tenants + members; ++i) {
       auto& one = *all_.emplace_back(std::make_unique<node>());
       // The operands are never looked at: addresses suffice.
@@ -127,13 +125,15 @@ private:
 
   void submit(cohort::submission& one) {
     one.state = cohort::submission_state::created;
-    one.deadline = cohort::time_point::max();
+    one.deadline = now_ + deadlines_[++submitted_ % deadlines_.size()];
     scheduler_.submit(one, now_);
   }
 
   cohort::scheduler<even_packets> scheduler_;
   cohort::time_point now_{std::chrono::seconds(1)};
   std::vector<std::unique_ptr<node>> all_;
+  std::array<std::chrono::nanoseconds, 4093> deadlines_{};  // a prime number of them: no tenant has always the same
+  std::size_t submitted_ = 0;
   alignas(16) std::array<std::byte, cohort::packet_capacity> storage_;
 };
 
