@@ -57,7 +57,7 @@ TEST_CASE("the constructor says what is wrong") {
     CHECK(error.code() == boost::system::errc::no_such_device);
     CHECK(std::string(error.what()).find("cuda_options::device") != std::string::npos);
   }
-  for (const std::uint32_t packets : {0u, 17u}) {
+  for (const std::uint32_t packets : {0u, 33u}) {
     chosen = options();
     chosen.packets = packets;
     try {

@@ -32,9 +32,9 @@ struct cuda_options {
   /// Multiprocessors that the superkernel uses; the others are left to whoever else uses the device. 0: all.
   std::uint32_t sm_budget = 0;
 
-  /// Packets that may be committed together, 1 to 16. One takes some 6 us there and back however little it holds, so a
-  /// few must be on their way to keep a device busy with small ones.
-  std::uint32_t packets = 8;
+  /// Packets that may be committed together, 1 to 32. One takes some 6 us there and back however little it holds, and
+  /// small ones run side by side: many must be on their way to keep a device busy with them.
+  std::uint32_t packets = 16;
 
   cuda_mode mode = cuda_mode::resident;
 };

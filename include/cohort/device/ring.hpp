@@ -26,7 +26,7 @@
 namespace cohort::inline COHORT_ABI::detail {
 
 /// Packets that can be in flight together.
-inline constexpr std::uint32_t ring_slots = 16;
+inline constexpr std::uint32_t ring_slots = 32;
 
 /// The first bytes of a packet travel in stamped elements, so that one poll of the relay brings them with the doorbell:
 /// the header and six ops of 64 bytes.
@@ -34,7 +34,7 @@ inline constexpr std::uint32_t inline_elements = 128;
 inline constexpr std::uint32_t inline_bytes = inline_elements * 4;
 
 /// Announcements outlive the slot they speak of: see `announcement`.
-inline constexpr std::uint32_t announcement_slots = 32;
+inline constexpr std::uint32_t announcement_slots = 64;
 
 /// Largest %smid + 1 that workers can be numbered by.
 inline constexpr std::uint32_t max_multiprocessors = 512;
@@ -70,7 +70,7 @@ struct host_ring {
   std::uint64_t workers;
   /// 0, or a `ring_fault`. Several blocks may write it; any of them tells enough.
   std::uint64_t fault;
-  /// Side by side, so that the host's poll reads a line or two: the ticket that completed last in each slot.
+  /// Side by side, so that the host's poll reads few lines: the ticket that completed last in each slot.
   alignas(64) std::uint64_t completions[ring_slots];
   ring_slot slots[ring_slots];
 };
@@ -88,11 +88,11 @@ constexpr ring_fault fault_code(std::uint64_t word) { return static_cast<ring_fa
 ///     words[1] = ticket 16 | first worker 16 | tiles of each record 16 (0: not uniform) | record stride / 16  16
 /// The 16 bits only tie the second word to the first: what stood there before is at most some laps older.
 ///
-/// A worker without tiles in a ticket delays nobody, so it may look for ticket t when a later one, t + 32 k, stands in
+/// A worker without tiles in a ticket delays nobody, so it may look for ticket t when a later one, t + 64 k, stands in
 /// its place. By (a) and (b) t is complete then and the worker had no tiles in it: it goes on to t + 1. With as many
 /// announcements as slots this would break when a residency ends: the relay announces the end at ticket e without a
-/// commit of e, hence without proof that e - 16 is complete. The commit of e - 1, however, proves that e - 17 is, so
-/// e - 32 may be overwritten.
+/// commit of e, hence without proof that e - 32 is complete. The commit of e - 1, however, proves that e - 33 is, so
+/// e - 64 may be overwritten.
 struct alignas(128) announcement {
   std::uint64_t words[2];
 };
