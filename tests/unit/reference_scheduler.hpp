@@ -48,6 +48,8 @@ struct known_submission {
   cohort::error_code result{};
   bool orphan = false;
   bool droppable = false;
+  bool overdue = false;
+  bool wanted = false;
   std::int64_t arrived = 0;
   std::int64_t due = 0;
   std::uint64_t ticket = 0;
@@ -153,15 +155,16 @@ public:
     };
     if (one.expires <= now) return refuse_counted(cohort::errc::timed_out);
 
-    const std::int64_t usual = now + owner.options.latency_target.count();
+    const std::int64_t usual = now + target_of(owner.options);
     self.deadline = std::min({one.deadline, one.expires, usual});
     self.charged = model_.predict(one.op, model_.roofline(one.cost), false);
-    self.work = self.charged + model_.overhead();
-    self.latest_start = std::min(self.deadline - static_cast<std::int64_t>(self.work), one.expires - 1);
+    self.work = self.charged + model_.overhead() + model_.lead();
+    self.latest_start = self.deadline - static_cast<std::int64_t>(self.work / (1 + model_.error()));
+    self.wanted = owner.options.latency_target != cohort::no_latency_target || self.deadline < usual;
     if (owner.options.when_late == cohort::late_work::drop) {
       if (self.deadline <= now) return refuse_counted(cohort::errc::deadline_passed);
       if (pending() > 0 || !flights_.empty()) {
-        if (now + work_left(now) > self.latest_start) return refuse_counted(cohort::errc::deadline_unreachable);
+        if (now + ahead(now) > self.latest_start) return refuse_counted(cohort::errc::deadline_unreachable);
         self.droppable = true;
       }
     }
@@ -180,6 +183,10 @@ public:
                        self.charged * owner.efficiency * active_weight() / owner.options.weight;
     self.due = std::max(self.deadline, static_cast<std::int64_t>(owner.paid_until));
     if (self.deadline == usual) self.due = owner.last_due = std::max(self.due, owner.last_due);
+    if (!self.droppable && now + ahead(now) > self.latest_start) put_behind(self, now);
+    self.latest_start = self.droppable         ? std::min(self.latest_start, one.expires - 1)
+                        : one.expires != never ? one.expires - 1
+                                               : self.latest_start;
     self.busy_before = busy(now);
     if (self.where == place::aside) {
       owner.aside.push_back(number);
@@ -237,9 +244,11 @@ public:
                                     .oldest_arrival = time(all_[queue_.front() - 1].arrived),
                                     .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
                                     .work_in_flight = std::chrono::nanoseconds{work_left(now)},
+                                    .lead = std::chrono::nanoseconds{lead()},
                                     .rates = rates_,
                                     .draining = draining_,
-                                    .latest_start = time(std::get<0>(turn_of(front())))};
+                                    .latest_start = time(std::get<0>(turn_of(front()))),
+                                    .wanted = by_urgency && all_[first_of(front()) - 1].wanted};
       const cohort::decision verdict = policy_.decide(view, time(now));
       if (!verdict.commit || verdict.max_submissions == 0) {
         policy_asks_again_ = verdict.ask_again;
@@ -259,12 +268,18 @@ public:
     const packet gone = *found;
     const std::int64_t began = std::min(std::max(gone.committed, last_completion_), now);
     const std::int64_t measured = now - began;
+    const bool led = last_completion_ < gone.committed + lead();
+    const double lead_within = led ? model_.lead() - static_cast<double>(began - gone.committed) : 0;
     if (ran) last_completion_ = std::max(now, last_completion_);
     const double measured_ns = result.failed() ? 0 : static_cast<double>(measured);
-    model_.measured(gone.parts.data(), gone.parts.size(), gone.work, measured_ns);
+    if (!result.failed()) {
+      model_.measured(gone.parts.data(), gone.parts.size(), gone.work, led,
+                      static_cast<double>(now - (led ? std::min(gone.committed, now) : began)));
+    }
     const double scale = gone.records_work > 0 ? measured_ns / gone.records_work : 0;
     std::vector<id> waiting;
-    std::vector<std::int64_t> numbers{sequence, gone.committed, began, now, whole(gone.work), gone.count()};
+    std::vector<std::int64_t> numbers{sequence,    gone.committed, began, now, whole(gone.work + lead_within),
+                                      gone.count()};
     std::uint32_t missed = 0;
     for (const record& part : gone.records) {
       for (const id number : part.members) {
@@ -304,6 +319,7 @@ public:
     std::int64_t left = 0;
     for (const packet& one : flights_) left += whole(one.work);
     device_idle_at_ = std::min(device_idle_at_, now + left);
+    if (left > 0) device_idle_at_ = std::max(device_idle_at_, newest_ends_);
     if (flights_.empty()) busy_sum_ += now - busy_since_;
     return waiting;
   }
@@ -328,7 +344,7 @@ public:
   void drain_mode(bool draining) { draining_ = draining; }
 
   std::optional<cohort::time_point> ask_again() const {
-    std::optional<cohort::time_point> when = policy_asks_again_;
+    std::optional<cohort::time_point> when = pending() > 0 ? policy_asks_again_ : std::nullopt;
     for (id number = 1; number <= all_.size(); ++number) {
       if (leaves(number) != never && (!when || time(leaves(number)) < *when)) when = time(leaves(number));
     }
@@ -346,8 +362,11 @@ public:
   std::int64_t work_left(std::int64_t now) const {
     std::int64_t all = 0;
     for (const packet& one : flights_) all += whole(one.work);
-    return std::clamp<std::int64_t>(device_idle_at_ - now, 0, all);
+    return all > 0 ? std::clamp<std::int64_t>(device_idle_at_ - now, 0, all + newest_lead_) : 0;
   }
+
+  std::int64_t lead() const { return whole(model_.lead()); }
+  std::int64_t ahead(std::int64_t now) const { return std::max<std::int64_t>(work_left(now) - lead(), 0); }
 
 private:
   static constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
@@ -434,6 +453,15 @@ private:
       if (!best || one < best->first) best = {one, which};
     }
     return best->second;
+  }
+
+  static std::int64_t target_of(const cohort::tenant_options& options) {
+    return options.latency_target == cohort::no_latency_target ? 10'000'000 : options.latency_target.count();
+  }
+
+  void put_behind(known_submission& one, std::int64_t now) {
+    one.overdue = true;
+    one.due = std::max(one.due, now + 8 * target_of(tenants_[one.tenant].options));
   }
 
   void enter(id number) {
@@ -558,10 +586,18 @@ private:
     one.work = model_.overhead();
     const std::uint32_t budget = options_.coalesce == cohort::coalescing::none ? 1 : verdict.max_submissions;
     if (by_urgency && behind(queue_.front()) > options_.max_overtaken) all_[queue_.front() - 1].due = 0;
-    const std::int64_t begins = now + view.work_in_flight.count();
+    const std::int64_t begins = now + view.ahead().count();
     std::optional<group> served;
     while (!queue_.empty()) {
       const group which = front();
+      if (by_urgency) {
+        const std::int64_t starts = begins + static_cast<std::int64_t>(one.work - model_.overhead());
+        const auto late = [&](const known_submission& first) {
+          return !first.droppable && !first.overdue && first.due > 0 && starts > first.latest_start;
+        };
+        while (late(all_[first_of(which) - 1])) put_behind(all_[first_of(which) - 1], now);
+        if (front() != which) continue;
+      }
       const bool by_key = options_.coalesce == cohort::coalescing::fuse_and_pack && which.second != 0;
       const std::size_t members = room(one, capacity, ops_[which.first].stride);
       bool full = false;
@@ -577,8 +613,8 @@ private:
                                         : 1;
         full = !place_record(which, most, one, begins, now, served);
       }
-      const bool enough = one.count() == budget ||
-                          (one.work >= static_cast<double>(verdict.max_work.count()) && one.tiles() >= shape_.workers);
+      const bool enough = one.count() == budget || (one.work >= static_cast<double>(verdict.max_work.count()) &&
+                                                    4 * one.tiles() >= shape_.workers);
       if (!full && !enough) continue;
       if (!by_urgency && served == which && turns_.contains(which)) turns_[which] = ++last_turn_;
       break;
@@ -681,7 +717,9 @@ private:
     sequence_before_ = std::exchange(sequence_, one.sequence);
     if (flights_.empty()) busy_since_ = now;
     flights_.push_back(one);
-    device_idle_at_ = std::max(device_idle_at_, now) + whole(one.work);
+    newest_lead_ = lead();
+    newest_ends_ = now + newest_lead_ + whole(one.work);
+    device_idle_at_ = std::max(device_idle_at_ + whole(one.work), newest_ends_);
     sum.committed += one.count();
     sum.fused += one.fused;
     sum.packets += 1;
@@ -703,7 +741,8 @@ private:
       for (const id number : part.members) {
         numbers.push_back(static_cast<std::int64_t>(number));
         oldest = std::max(oldest, now - all_[number - 1].arrived);
-        slack = std::min(slack, all_[number - 1].deadline - now - before.work_in_flight.count() - whole(one.work));
+        slack = std::min(slack, all_[number - 1].deadline - now -
+                                    std::max(before.work_in_flight.count(), before.lead.count()) - whole(one.work));
       }
     }
     numbers.push_back(oldest);
@@ -733,6 +772,8 @@ private:
   std::uint32_t sequence_before_ = 0;
   std::int64_t last_completion_ = 0;
   std::int64_t device_idle_at_ = 0;
+  std::int64_t newest_ends_ = 0;
+  std::int64_t newest_lead_ = 0;
   std::int64_t busy_since_ = 0;
   std::int64_t busy_sum_ = 0;
   std::optional<cohort::time_point> policy_asks_again_;

@@ -346,3 +346,73 @@ TEST_CASE("a fixed window, preferred sizes and a deferred window hold an idle de
     CHECK(h.next(30us).size() == 1);
   }
 }
+
+TEST_CASE("what is late goes behind what can still be in time, once, and is not forgotten") {
+  house<> h;
+  h.s.set_tenant(1, {.latency_target = 3us});
+  h.s.set_tenant(2, {.latency_target = 20us});
+  h.submit(1, 0ns);  // 0
+  CHECK(h.next(0ns) == ids{0});
+  for (int i = 0; i < 4; ++i) h.submit(1, 0ns);  // 1..4: of these, two can be in time
+  h.submit(2, 0ns);                              // 5
+  h.submit(2, 0ns);                              // 6
+  ids order;
+  for (std::uint32_t sequence = 1; sequence <= 7; ++sequence) {
+    const auto now = sequence * 1us;
+    h.s.complete(sequence, {}, h.at(now));
+    const ids some = h.next(now);
+    order.insert(order.end(), some.begin(), some.end());
+  }
+  CHECK(order == ids{1, 2, 5, 6, 3, 4});
+}
+
+TEST_CASE("a packet holds a share of the least slack, and all there is when nobody is urgent") {
+  house<> h({}, cohort::late_binding{});
+  h.s.set_tenant(1, {.latency_target = 100us});
+  for (int i = 0; i < 20; ++i) h.submit(1, 0ns);
+  CHECK(h.next(0ns).size() == 4);  // a thirty-second of 99 us: the fourth op reaches it
+  house<> patient({}, cohort::late_binding{});
+  for (int i = 0; i < 20; ++i) patient.submit(0, 0ns);
+  CHECK(patient.next(0ns).size() == 20);
+}
+
+TEST_CASE("lead and overhead are learned apart: packets on a busy device come closer than a round trip") {
+  const device_rates told{.flops_per_ns = 1, .packet_overhead = 1000ns, .busy_target = 1000ns, .max_packets = 4};
+  cohort::scheduler<> s(op_table, cohort::machine_shape{}, told);
+  workshop shop;
+  const auto commit = [&](std::chrono::nanoseconds now) {
+    auto& one = shop.make(odd);
+    one.cost.flops = 1000;
+    s.submit(one, shop.at(now));
+    REQUIRE_FALSE(s.next(shop.at(now), shop.storage).empty());
+  };
+  // In truth 4 us are lead, and overhead and work together take 3 us.
+  auto now = 0ns;
+  std::uint32_t sequence = 0;
+  for (int i = 0; i < 300; ++i) {
+    commit(now);
+    auto& second = shop.make(odd);
+    second.cost.flops = 1000;
+    s.submit(second, shop.at(now + 2us));
+    for (auto at = now + 2us; s.next(shop.at(at), shop.storage).empty(); at += 100ns) REQUIRE(at < now + 7us);
+    s.complete(++sequence, {}, shop.at(now + 7us));
+    s.complete(++sequence, {}, shop.at(now + 10us));
+    now += 20us;
+  }
+  CHECK(s.latencies().lead() == doctest::Approx(4000).epsilon(0.1));
+  CHECK(s.latencies().overhead() + s.latencies().predict(odd, 1000, false) == doctest::Approx(3000).epsilon(0.1));
+  CHECK(s.statistics().prediction_error < 0.1);
+}
+
+TEST_CASE("who holds for somebody that has left does not ask again") {
+  house<cohort::fixed_window> h({}, {.window = 50us});
+  h.s.set_tenant(1, {.latency_target = 20us, .when_late = late_work::drop});
+  h.submit(0, 0ns, 1000, 3);
+  CHECK(h.next(50us) == ids{0});
+  h.submit(1, 50us, 1000, 4);
+  CHECK(h.next(51us).empty());
+  CHECK(h.s.ask_again().has_value());
+  CHECK(h.s.expire(h.at(100us)));
+  CHECK(h.s.pending() == 0);
+  CHECK_FALSE(h.s.ask_again().has_value());
+}

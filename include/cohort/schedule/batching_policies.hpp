@@ -83,7 +83,7 @@ struct deferred_window {
   decision decide(const queue_view& queue, time_point now) const noexcept {
     if (!detail::has_room(queue)) return decision::hold();
     if (queue.draining) return decision::commit_now(commit_reason::draining);
-    const time_point start = queue.latest_start - margin - queue.work_in_flight;
+    const time_point start = queue.latest_start - margin - queue.ahead();
     return now < start ? decision::hold_until(start) : decision::commit_now(commit_reason::waited_enough);
   }
 };

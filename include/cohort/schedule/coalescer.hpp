@@ -264,8 +264,8 @@ public:
     queue_.insert(one);
   }
 
-  /// Moves one member before everyone who is due later than `due`.
-  void promote(submission& one, std::int64_t due) noexcept {
+  /// Makes one member due at another time.
+  void rerank(submission& one, std::int64_t due) noexcept {
     bucket& home = *one.bucket;
     home.members.erase(one);
     one.turn.due = due;

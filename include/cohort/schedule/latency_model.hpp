@@ -64,17 +64,21 @@ struct latency_class {
   double error = 0;            ///< rolling mean of |predicted - measured| / measured
 };
 
-/// Predicts device time. Begins with the roofline of the device's rates and learns a correction by class.
+/// Predicts device time. Begins with the roofline of the device's rates and learns a correction by class, what a packet
+/// costs beside its records (the overhead), and how long one that meets an idle device is on its way before and after
+/// (the lead): a full device hides that, so that packets follow each other by overhead and records alone.
 ///
-/// A packet is measured as a whole: its time beyond the overhead is shared among its records as they were predicted,
-/// and each class moves an eighth of the way towards what would have made the prediction true. Packets of one class
-/// make that exact; mixed ones converge as equations in turn do (Kaczmarz, 1937).
+/// A packet is measured as a whole. What the prediction missed is shared among its terms in proportion to each, and
+/// each moves an eighth of the way towards what would have made the prediction true: equations solved in turn
+/// (Kaczmarz, 1937), relative to what is known. Packets of one class make that exact; mixed ones converge.
 class latency_model {
 public:
   explicit latency_model(const device_rates& rates, std::size_t ops)
       : ns_per_flop_(inverse(rates.flops_per_ns)),
         ns_per_byte_(inverse(rates.bytes_per_ns)),
         overhead_ns_(static_cast<double>(rates.packet_overhead.count())),
+        lead_ns_(overhead_ns_),
+        told_ns_(overhead_ns_),
         by_op_(ops) {}
 
   /// By the rates alone: the longer of arithmetic and memory traffic.
@@ -86,7 +90,12 @@ public:
     return roofline(static_cast<double>(cost.flops), static_cast<double>(cost.bytes));
   }
 
+  /// Of a packet on a device that is kept full. Begins with what the rates say.
   double overhead() const noexcept { return overhead_ns_; }
+
+  /// What a packet takes beyond overhead and records when it meets an idle device. Begins with the overhead that the
+  /// rates say: half of an empty round trip.
+  double lead() const noexcept { return lead_ns_; }
 
   /// Whether two rooflines of one op belong to one class.
   static bool same_octave(double a, double b) noexcept { return octave_of(a) == octave_of(b); }
@@ -111,14 +120,21 @@ public:
     double predicted_ns = 0;  ///< of all of them
   };
 
-  /// Learns from a packet: `predicted_ns` with overhead. What was measured as no time at all teaches nothing.
-  void measured(const part* parts, std::size_t count, double predicted_ns, double measured_ns) noexcept {
+  /// Learns from a packet. `predicted_ns`: overhead and records. `led`: it met an idle device, or was committed so late
+  /// that the lead is in what was measured. What was measured as no time at all teaches nothing.
+  void measured(const part* parts, std::size_t count, double predicted_ns, bool led, double measured_ns) noexcept {
     if (!(measured_ns > 0) || !(predicted_ns > 0)) return;
+    const double all = predicted_ns + (led ? lead_ns_ : 0);
     ++packets_;
-    error_ += (std::abs(predicted_ns - measured_ns) / measured_ns - error_) / std::min<double>(64, packets_);
-    const double work = predicted_ns - overhead_ns_;
-    if (!(work > 0)) return;
-    const double ratio = std::clamp(std::max(measured_ns - overhead_ns_, 0.05 * measured_ns) / work, 1. / 8, 8.);
+    error_ += (std::abs(all - measured_ns) / std::max(all, measured_ns) - error_) / std::min<double>(64, packets_);
+    const double ratio = std::clamp(measured_ns / all, 1. / 8, 8.);
+    const auto square = [all](double ns) { return ns / all * (ns / all); };
+    double squares = square(overhead_ns_) + (led ? square(lead_ns_) : 0);
+    for (const part* one = parts; one != parts + count; ++one) squares += square(one->predicted_ns);
+    const auto factor = [&](double ns, double gain) {
+      return std::clamp(1 + gain * (ratio - 1) * (ns / all) / squares, 0.5, 4.);
+    };
+    const auto toll = [&](double ns) { return std::clamp(ns * factor(ns, 1. / 16), told_ns_ / 8, 8 * told_ns_); };
     for (const part* one = parts; one != parts + count; ++one) {
       latency_class* const known = find(one->op, one->roofline_ns, one->company);
       if (known == nullptr) continue;
@@ -126,11 +142,13 @@ public:
       known->error += (std::abs(1 / ratio - 1) - known->error) / 16;
       // The first packets are trusted more: rates that are off by much should not last for many packets.
       const double gain = known->measured.samples() < 8 ? 0.5 : 0.125;
-      known->correction = std::clamp(known->correction * (1 + gain * (ratio - 1)), 1. / 64, 4096.);
+      known->correction = std::clamp(known->correction * factor(one->predicted_ns, gain), 1. / 64, 4096.);
     }
+    if (led) lead_ns_ = toll(lead_ns_);
+    overhead_ns_ = toll(overhead_ns_);
   }
 
-  /// Rolling mean of |predicted - measured| / measured over packets.
+  /// Rolling mean over packets of |predicted - measured| over the larger of the two.
   double error() const noexcept { return error_; }
 
   std::size_t ops() const noexcept { return by_op_.size(); }
@@ -174,6 +192,8 @@ private:
   double ns_per_flop_;
   double ns_per_byte_;
   double overhead_ns_;
+  double lead_ns_;
+  double told_ns_;  // the overhead that the rates say
   std::vector<std::unique_ptr<classes>> by_op_;
   double packets_ = 0;
   double error_ = 0;

@@ -78,7 +78,7 @@ struct scheduler_statistics {
   /// Time that submissions waited in the queue, summed, and the part of it in which the device was at work.
   std::chrono::nanoseconds waited{0};
   std::chrono::nanoseconds waited_hidden{0};
-  double prediction_error = 0;  ///< rolling mean over packets of |predicted - measured| / measured
+  double prediction_error = 0;  ///< rolling mean over packets of |predicted - measured| over the larger
   std::uint64_t packets = 0;
   std::uint64_t records = 0;
   std::uint64_t tiles = 0;

@@ -7,6 +7,7 @@
 #include <cohort/schedule/packet_report.hpp>
 #include <cohort/schedule/submission.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <concepts>
 #include <cstddef>
@@ -28,10 +29,19 @@ struct queue_view {
   time_point oldest_arrival{};  ///< of the pending ones
   std::uint32_t packets_in_flight = 0;
   std::chrono::nanoseconds work_in_flight{0};  ///< estimated device time until everything committed is complete
+  /// What a packet takes on an idle device beyond its work. Committed later than this before the work ahead is through,
+  /// it leaves the device idle.
+  std::chrono::nanoseconds lead{0};
   const device_rates& rates;
   bool draining = false;  ///< the owner says that nothing more will be submitted
   /// Under `ordering::urgency`: when the most urgent submission must start to be in time. Else the epoch.
   time_point latest_start{};
+  bool wanted = false;  ///< under `ordering::urgency`: it has a target or a deadline
+
+  /// How much later than on an idle device a packet begins that is committed now.
+  std::chrono::nanoseconds ahead() const noexcept {
+    return std::max(work_in_flight - lead, std::chrono::nanoseconds{0});
+  }
 };
 
 /// What a policy answers: one packet now, of at most `max_submissions`, or nothing yet.
@@ -85,31 +95,42 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 }  // namespace detail
 
 /// Binds as late as it can without ever letting the device run dry: an idle device gets a packet at once; a busy one
-/// gets another only while the work ahead of it is below `rates.busy_target` and fewer than `rates.max_packets` are
-/// committed. Whatever is held meets company in the meantime, and the most urgent goes first when its time comes. A
-/// packet ends with the record that reaches `packet_work`, so that what is urgent later finds its turn soon.
+/// gets another only while the work ahead of it is below `rates.busy_target`, or twice the lead where that is more, and
+/// fewer than `rates.max_packets` are committed. Whatever is held meets company in the meantime, and the most urgent
+/// goes first when its time comes. A packet ends with the record that reaches `packet_work`, so that what is urgent
+/// later finds its turn soon.
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
 
-  /// Predicted device time that fills a packet which keeps every worker busy. A packet runs to its end, so that it is
-  /// what the urgent wait for; tenants with targets of some 64 times `rates.packet_overhead` are well served by 16
-  /// times that overhead. Unbounded unless set: more company, and what several packets share is read once.
-  std::chrono::nanoseconds packet_work = std::chrono::nanoseconds::max();
+  /// Predicted device time that fills a packet with a tile for every fourth worker; 0: a share of the least slack. A
+  /// packet runs to its end, so it is what the urgent wait for, once for each op of a request. The share is a
+  /// sixty-fourth, because a request has tens of ops and each meets a packet on the device and one before its own; but
+  /// at least the lead, or `rates.busy_target`: smaller packets cost more than they hold. Where the most urgent has
+  /// neither target nor deadline, packets take all the company there is.
+  std::chrono::nanoseconds packet_work{0};
 
   decision decide(const queue_view& queue, time_point now) const noexcept {
     using std::chrono::nanoseconds;
     const device_rates& rates = queue.rates;
-    if (queue.packets_in_flight == 0) return packet(commit_reason::idle_device);
+    if (queue.packets_in_flight == 0) return packet(queue, now, commit_reason::idle_device);
     if (queue.packets_in_flight >= rates.max_packets) return decision::hold();
-    if (queue.work_in_flight < rates.busy_target) return packet(commit_reason::keep_busy);
-    // The device works meanwhile: the time comes at which what is left is less than the target.
-    return decision::hold_until(now + (queue.work_in_flight - rates.busy_target) + nanoseconds{1});
+    // Once the lead would do if predictions were exact; a device that runs dry costs more than company that is missed.
+    const nanoseconds enough = std::max(rates.busy_target, 2 * queue.lead);
+    if (queue.work_in_flight < enough) return packet(queue, now, commit_reason::keep_busy);
+    // The device works meanwhile: the time comes at which what is left is less than that.
+    return decision::hold_until(now + (queue.work_in_flight - enough) + nanoseconds{1});
   }
 
 private:
-  decision packet(commit_reason why) const noexcept {
+  decision packet(const queue_view& queue, time_point now, commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
     verdict.max_work = packet_work;
+    if (packet_work.count() == 0 && !queue.wanted) {
+      verdict.max_work = std::chrono::nanoseconds::max();
+    } else if (packet_work.count() == 0) {
+      const std::chrono::nanoseconds slack = queue.latest_start - now - queue.ahead();
+      verdict.max_work = std::max({slack / 64, queue.lead, queue.rates.busy_target});
+    }
     return verdict;
   }
 };

@@ -131,7 +131,7 @@ public:
     one.id = statistics_.submitted + 1;
     one.arrived = now;
     one.sequence = 0;
-    one.droppable = one.expiring = false;
+    one.droppable = one.overdue = one.expiring = false;
     if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
     detail::tenant_state& tenant = tenants_[one.tenant];
     one.account = &tenant;
@@ -148,13 +148,15 @@ public:
     }
     const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
+    one.wanted = tenant.wants || deadline < usual;
     one.charged_ns = model_.predict(one.op_index, model_.roofline(one.cost), false);
-    one.work_ns = one.charged_ns + model_.overhead();
-    one.latest_start = deadline - static_cast<std::int64_t>(one.work_ns);
+    one.work_ns = one.charged_ns + model_.overhead() + model_.lead();
+    // Late is what would be late even if the prediction is too long by as much as predictions usually err.
+    one.latest_start = deadline - static_cast<std::int64_t>(one.work_ns / (1 + model_.error()));
     if (tenant.when_late == late_work::drop) {
       if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
       if (!idle()) {
-        if (at + backlog_.left(now).count() > one.latest_start) return refuse(one, errc::deadline_unreachable, tenant);
+        if (since_epoch(now + ahead(now)) > one.latest_start) return refuse(one, errc::deadline_unreachable, tenant);
         one.droppable = true;
       }
     }
@@ -169,6 +171,7 @@ public:
       one.turn.due = std::max(one.turn.due, tenant.last_due);
       tenant.last_due = one.turn.due;
     }
+    if (!one.droppable && since_epoch(now + ahead(now)) > one.latest_start) put_behind(one, now);
     one.busy_before = busy(now);
     if (wait) {
       tenant.aside.push_back(one);
@@ -235,9 +238,8 @@ public:
         ask_again_ = verdict.ask_again;
         break;
       }
-      flight packet =
-          fill(storage, std::min(verdict.max_submissions, most_per_packet_),
-               static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.work_in_flight), now);
+      flight packet = fill(storage, std::min(verdict.max_submissions, most_per_packet_),
+                           static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.ahead()), now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
     }
@@ -257,9 +259,15 @@ public:
     // Packets run one after the other: this one began when it was committed, or when the one before it was through.
     const time_point began = std::min(std::max(found->committed, last_completion_), now);
     const auto measured = now - began;
+    const bool led = last_completion_ < found->committed + nanoseconds(model_.lead());
+    const auto predicted =
+        found->work_ns + (led ? model_.lead() - static_cast<double>((began - found->committed).count()) : 0);
     last_completion_ = std::max(now, last_completion_);
     const double measured_ns = result.failed() ? 0 : static_cast<double>(measured.count());
-    model_.measured(found->parts.data(), found->part_count, found->work_ns, measured_ns);
+    if (!result.failed()) {
+      model_.measured(found->parts.data(), found->part_count, found->work_ns, led,
+                      static_cast<double>((now - (led ? std::min(found->committed, now) : began)).count()));
+    }
     std::uint32_t missed = 0;
     const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
     for (submission* one = members; one != nullptr; one = one->next) {
@@ -289,7 +297,7 @@ public:
                                          .committed = found->committed,
                                          .began = began,
                                          .ended = now,
-                                         .predicted = nanoseconds(found->work_ns),
+                                         .predicted = nanoseconds(predicted),
                                          .submissions = found->count,
                                          .missed = missed,
                                          .members = members,
@@ -341,10 +349,12 @@ public:
   /// When `next` or, with no room in the backend, `expire` is to be called even if nothing happens: because a policy
   /// that holds said so, or because something pending will have to be dropped.
   std::optional<time_point> ask_again() const noexcept {
+    // A policy that holds has nobody to wait for when all have left by another way.
+    const std::optional<time_point> held = pending() > 0 ? ask_again_ : std::nullopt;
     const submission* const first = expiry_.front();
-    if (first == nullptr) return ask_again_;
+    if (first == nullptr) return held;
     const time_point expiry{std::chrono::nanoseconds{first->latest_start + 1}};
-    return ask_again_ ? std::min(*ask_again_, expiry) : expiry;
+    return held ? std::min(*held, expiry) : expiry;
   }
 
   /// Tells the policy that nothing more will be submitted (or takes it back). Call `next` after it.
@@ -444,14 +454,21 @@ private:
     return flights_.empty() ? busy_sum_ : busy_sum_ + (now - busy_since_).count();
   }
 
+  /// How much later than on an idle device a packet begins that is committed now.
+  std::chrono::nanoseconds ahead(time_point now) const noexcept {
+    return std::max(backlog_.left(now) - nanoseconds(model_.lead()), std::chrono::nanoseconds{0});
+  }
+
   queue_view look(time_point now) const noexcept {
     return {.pending = queue_.size(),
             .oldest_arrival = queue_.oldest()->arrived,
             .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
             .work_in_flight = backlog_.left(now),
+            .lead = nanoseconds(model_.lead()),
             .rates = rates_,
             .draining = draining_,
-            .latest_start = time_point{std::chrono::nanoseconds{queue_.front()->turn.due}}};
+            .latest_start = time_point{std::chrono::nanoseconds{queue_.front()->turn.due}},
+            .wanted = order == ordering::urgency && queue_.front()->members.front()->wanted};
   }
 
   /// Fills a packet from the buckets in their turn. An empty result has settled at least one submission.
@@ -462,14 +479,14 @@ private:
     builder_.begin(storage, packet.sequence);
     if constexpr (order == ordering::urgency) {
       submission& oldest = *queue_.oldest();
-      if (queue_.behind(oldest) > max_overtaken_) queue_.promote(oldest, 0);
+      if (queue_.behind(oldest) > max_overtaken_) queue_.rerank(oldest, 0);
     }
     const detail::bucket* served = nullptr;
     while (detail::bucket* const turn = queue_.front()) {
       const outcome last = place(*turn, packet, budget - packet.count, begins, now);
       if (last == outcome::placed) served = turn;
-      // A packet that leaves workers idle gains by more company whatever its length.
-      const bool filled = packet.work_ns >= max_work_ns && builder_.tiles() >= shape_.workers;
+      // A packet that leaves most workers idle gains by more company whatever its length.
+      const bool filled = packet.work_ns >= max_work_ns && 4 * builder_.tiles() >= shape_.workers;
       const bool enough = packet.count == budget || filled;
       if (last != outcome::full && !enough) continue;
       // An emptied bucket has left the queue, and may be looked at: its memory is never given back.
@@ -482,6 +499,17 @@ private:
   /// Makes one record of the first members of a bucket.
   outcome place(detail::bucket& from, flight& packet, std::uint32_t budget, std::int64_t begins,
                 time_point now) noexcept {
+    const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead());
+    if constexpr (order == ordering::urgency) {
+      // Work that is late already has nothing to lose by waiting for what can still be in time.
+      for (submission* first = from.members.front();
+           !first->droppable && !first->overdue && first->turn.due > 0 && starts > first->latest_start;
+           first = from.members.front()) {
+        put_behind(*first, now);
+        queue_.rerank(*first, first->turn.due);
+      }
+      if (queue_.front() != &from) return outcome::settled;
+    }
     const op_info& info = ops_[from.op_index];
     const std::uint32_t room = builder_.room(info.stride);
     if (room == 0) {
@@ -505,8 +533,7 @@ private:
         if (packet.count > 0 || builder_.member_count() > 0) break;
         company = company_of(*one);  // whoever came before it was dropped
       }
-      const bool late =
-          one->droppable && begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead()) > one->latest_start;
+      const bool late = one->droppable && starts > one->latest_start;
       if (late || over_cap(*one)) {
         if (late) {
           drop(*one, now, false);
@@ -627,7 +654,7 @@ private:
     flights_.push_back(packet);
     submissions_in_flight_ += packet.count;
     const auto work = nanoseconds(packet.work_ns);
-    backlog_.committed(work, now);
+    backlog_.committed(work, now, nanoseconds(model_.lead()));
 
     statistics_.committed += packet.count;
     statistics_.fused += packet.fused;
@@ -654,7 +681,8 @@ private:
                                       .work_in_flight_before = before.work_in_flight,
                                       .estimated_work = work,
                                       .left_pending = queue_.size(),
-                                      .least_slack = packet.first_deadline - now - before.work_in_flight - work,
+                                      .least_slack = packet.first_deadline - now -
+                                                     std::max(before.work_in_flight, before.lead) - work,
                                       .padding = packet.records_ns > 0 ? packet.padding_ns / packet.records_ns : 0},
                         flights_.back().members.first);
     }
@@ -767,6 +795,13 @@ private:
     one.latest_start = one.droppable ? std::min(one.latest_start, limit) : limit;
     expiry_.insert(one);
     one.expiring = true;
+  }
+
+  /// Due eight of its tenant's targets from now: behind all that can be in time, and not for ever.
+  void put_behind(submission& one, time_point now) noexcept {
+    one.overdue = true;
+    const double target = std::min(tenants_[one.tenant].target_ns, farthest_target / 8);
+    one.turn.due = std::max(one.turn.due, since_epoch(now) + static_cast<std::int64_t>(8 * target));
   }
 
   void unexpire(submission& one) noexcept {

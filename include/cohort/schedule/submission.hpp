@@ -68,6 +68,8 @@ struct submission {
 
   // The scheduler's own, while the submission is inside.
   bool droppable = false;
+  bool wanted = false;                      ///< by a target or a deadline
+  bool overdue = false;                     ///< cannot be in time, and goes behind those that can
   bool expiring = false;                    ///< in the heap of what may be dropped or time out
   detail::bucket* bucket = nullptr;         ///< null while it waits before the queue
   detail::tenant_state* account = nullptr;  ///< its tenant's

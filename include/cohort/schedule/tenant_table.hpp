@@ -30,11 +30,15 @@ enum class late_work : std::uint8_t {
   drop,  ///< it is refused when that is known at submission, and else leaves the queue as soon as it is known
 };
 
+/// Nobody said how soon results are wanted: work is ordered as if within 10 ms, and is no reason to make a packet
+/// short.
+inline constexpr std::chrono::nanoseconds no_latency_target = std::chrono::nanoseconds::max();
+
 /// What a tenant is made with.
 struct tenant_options {
   std::string name = "default";
   /// Time from submission to completion that the tenant wants to stay below.
-  std::chrono::nanoseconds latency_target = std::chrono::milliseconds(10);
+  std::chrono::nanoseconds latency_target = no_latency_target;
   /// Share of the device relative to the other tenants; above 0.
   double weight = 1.0;
   /// Submissions that may be pending together, without those that are suspended before the queue.
@@ -86,6 +90,7 @@ struct tenant_counters {
 struct alignas(64) tenant_state {
   double weight = 1;
   double target_ns = 1e7;
+  bool wants = false;  // has a target
   std::size_t queue_capacity = std::numeric_limits<std::size_t>::max();
   double paid_until_ns = 0;   // time by which the tenant's share will have served all it has submitted
   std::int64_t last_due = 0;  // of its newest submission without a deadline of its own
@@ -133,7 +138,8 @@ public:
     tenant_state& one = all_[id];
     if (one.active()) active_weight_ += options.weight - one.weight;  // also of one that was removed and is back
     one.weight = options.weight;
-    one.target_ns = static_cast<double>(options.latency_target.count());
+    one.wants = options.latency_target != no_latency_target;
+    one.target_ns = one.wants ? static_cast<double>(options.latency_target.count()) : 1e7;
     one.queue_capacity = std::max<std::size_t>(options.queue_capacity, 1);
     one.in_flight_cap_ns = options.in_flight_cap == std::chrono::nanoseconds::max()
                                ? std::numeric_limits<double>::infinity()
