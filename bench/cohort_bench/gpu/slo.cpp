@@ -59,8 +59,9 @@ private:
 };
 
 /// Lingers through the pauses of a light load; a device that is lost is found out soon.
-std::unique_ptr<cohort::backend> make_device() {
+std::unique_ptr<cohort::backend> make_device(std::uint32_t packets = cohort::cuda_options().packets) {
   cohort::cuda_options settings = benchmark_options();
+  settings.packets = packets;
   settings.time_limit = std::chrono::seconds(2);
   return make_slo_backend(settings);
 }
@@ -101,9 +102,13 @@ int run_slo(const options& chosen) {
   };
   std::unique_ptr<cublas_linear> cublas;
   if (!chosen.skip_peers) {
-    add("one stream per request", [&] {
+    add("one stream per request, graphs", [&] {
       cublas = std::make_unique<cublas_linear>();
-      return make_stream_per_request(all, *cublas, memory);
+      return make_stream_per_request(by::graphs, all, *cublas, memory);
+    });
+    add("one stream per request, launches", [&] {
+      if (cublas == nullptr) cublas = std::make_unique<cublas_linear>();
+      return make_stream_per_request(by::launches, all, *cublas, memory);
     });
     add("batcher", [&] {
       if (cublas == nullptr) cublas = std::make_unique<cublas_linear>();
@@ -124,12 +129,13 @@ int run_slo(const options& chosen) {
     plan.extras = false;
   }
   contest all_of_it(to, arms, tenants, plan, [&](arm& one) { return check.error(one); }, check.tolerance);
-  cohort_arm<bf16> short_packets("packets of 12 us", all, make_device(), {},
-                                 {.packet_work = std::chrono::microseconds(12)});
+  cohort_arm<bf16> few("4 packets in flight", all, make_device(4));
+  cohort_arm<bf16> many("32 packets in flight", all, make_device(32));
   cohort_arm<bf16> packing("no fusing", all, make_device(),
                            {.scheduling = {.coalesce = cohort::coalescing::pack_only}});
   cohort_arm<bf16, cohort::immediate> hasty("no waiting", all, make_device());
-  all_of_it.add_variant(short_packets);
+  all_of_it.add_variant(few);
+  all_of_it.add_variant(many);
   all_of_it.add_variant(packing);
   all_of_it.add_variant(hasty);
   all_of_it.run();

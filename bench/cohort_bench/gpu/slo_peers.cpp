@@ -1,4 +1,4 @@
-// The peers of `slo`: one graph to a request, and one graph to a batch.
+// The peers of `slo`: one stream to a request, with launches or with a graph; and one graph to a batch.
 #include "slo_peers.hpp"
 
 #include "slo_kernels.hpp"
@@ -28,21 +28,24 @@ void tune(cublas_linear& cublas, const program<bf16>& ops) {
   }
 }
 
-graph_exec record(cublas_linear& cublas, const program<bf16>& ops, void* workspace, const stream& in) {
+/// Puts the ops into the stream that cuBLAS is bound to, each with its addresses shifted.
+void enqueue(cublas_linear& cublas, const program<bf16>& ops, std::size_t by, const stream& in) {
+  for (const step<bf16>& one : ops) {
+    std::visit(
+        [&](const auto& op) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(op)>, cohort::ops::linear<bf16>>) {
+            cublas.enqueue(shifted(op, by));
+          } else {
+            launch(shifted(op, by), in.get());
+          }
+        },
+        one);
+  }
+}
+
+graph_exec record(cublas_linear& cublas, const program<bf16>& ops, std::size_t by, void* workspace, const stream& in) {
   cublas.bind(workspace, in);
-  return capture(in, [&] {
-    for (const step<bf16>& one : ops) {
-      std::visit(
-          [&](const auto& op) {
-            if constexpr (std::is_same_v<std::decay_t<decltype(op)>, cohort::ops::linear<bf16>>) {
-              cublas.enqueue(op);
-            } else {
-              launch(op, in.get());
-            }
-          },
-          one);
-    }
-  });
+  return capture(in, [&] { enqueue(cublas, ops, by, in); });
 }
 
 /// Whether what was recorded before the event has ended.
@@ -54,30 +57,31 @@ bool has_ended(const event& one) {
 }
 
 /// Graphs and memory may not go while the device uses them.
-class graph_arm : public arm {
+class stream_arm : public arm {
 public:
   using arm::arm;
-  ~graph_arm() override { (void)cuda_try(cudaDeviceSynchronize()); }
+  ~stream_arm() override { (void)cuda_try(cudaDeviceSynchronize()); }
   void leave() override { synchronize_device(); }
 };
 
-class stream_per_request final : public graph_arm {
+class stream_per_request final : public stream_arm {
 public:
-  stream_per_request(const fleet<bf16>& all, cublas_linear& cublas, store& memory)
-      : graph_arm("one stream per request"), all_(all), slots_(all.tenants(), all.slots_each()) {
+  stream_per_request(by how, const fleet<bf16>& all, cublas_linear& cublas, store& memory)
+      : stream_arm(how == by::graphs ? "one stream per request, graphs" : "one stream per request, launches"),
+        how_(how),
+        all_(all),
+        cublas_(cublas),
+        slots_(all.tenants(), all.slots_each()) {
     for (std::size_t i = 0; i < streams; ++i) {
-      lanes_.push_back({make_stream(), make_event()});
+      lanes_.push_back({make_stream(), make_event(), memory.take(cublas_linear::workspace_bytes)});
       free_.push_back(i);
     }
     graphs_.resize(all.tenants());
     for (std::uint32_t i = 0; i < all.tenants(); ++i) {
       tune(cublas, all.ops(i));
-      for (std::uint32_t j = 0; j < all.slots_each(); ++j) {
-        program<bf16> ops = all.ops(i);
-        for (step<bf16>& one : ops) {
-          std::visit([&](auto& op) { op = shifted(op, all.offset(i, j)); }, one);
-        }
-        graphs_[i].push_back(record(cublas, ops, memory.take(cublas_linear::workspace_bytes), lanes_[0].queue));
+      for (std::uint32_t j = 0; how == by::graphs && j < all.slots_each(); ++j) {
+        void* const workspace = memory.take(cublas_linear::workspace_bytes);
+        graphs_[i].push_back(record(cublas, all.ops(i), all.offset(i, j), workspace, lanes_[0].queue));
       }
     }
   }
@@ -111,7 +115,12 @@ public:
       one.lane = free_.back();
       free_.pop_back();
       const lane& on = lanes_[one.lane];
-      cuda_check(cudaGraphLaunch(graphs_[one.tenant][one.slot].get(), on.queue.get()), "cudaGraphLaunch");
+      if (how_ == by::graphs) {
+        cuda_check(cudaGraphLaunch(graphs_[one.tenant][one.slot].get(), on.queue.get()), "cudaGraphLaunch");
+      } else {
+        cublas_.bind(on.workspace, on.queue);
+        enqueue(cublas_, all_.ops(one.tenant), all_.offset(one.tenant, one.slot), on.queue);
+      }
       cuda_check(cudaEventRecord(on.end.get(), on.queue.get()), "cudaEventRecord");
       running_.push_back(one);
       moved = true;
@@ -129,33 +138,36 @@ private:
   struct lane {
     stream queue;
     event end;
+    void* workspace;
   };
   struct ticket {
     std::uint32_t tenant, slot, request;
     std::size_t lane;
   };
 
+  by how_;
   const fleet<bf16>& all_;
+  cublas_linear& cublas_;
   slot_pool slots_;
   std::vector<lane> lanes_;
   std::vector<std::size_t> free_;
-  std::vector<std::vector<graph_exec>> graphs_;  // by tenant and slot
+  std::vector<std::vector<graph_exec>> graphs_;  // by tenant and slot, where there are any
   std::deque<ticket> waiting_;
   std::vector<ticket> running_;
   std::size_t next_ = 0;  // to be asked of `running_`
 };
 
-class batcher final : public graph_arm {
+class batcher final : public stream_arm {
 public:
   batcher(const fleet<bf16>& all, cublas_linear& cublas, store& memory)
-      : graph_arm("batcher, 100 us window"), most_(all.slots_each()) {
+      : stream_arm("batcher, 100 us window"), most_(all.slots_each()) {
     for (std::uint32_t i = 0; i < all.tenants(); ++i) {
       model_queue& one = queues_.emplace_back(all.model_of(i), memory);
       void* const workspace = memory.take(cublas_linear::workspace_bytes);
       for (const std::uint32_t size : sizes) {
         const program<bf16> ops = one.area.make_program(size);
         tune(cublas, ops);
-        one.graphs.push_back(record(cublas, ops, workspace, one.queue));
+        one.graphs.push_back(record(cublas, ops, 0, workspace, one.queue));
       }
     }
   }
@@ -237,8 +249,8 @@ private:
 
 }  // namespace
 
-std::unique_ptr<arm> make_stream_per_request(const fleet<bf16>& all, cublas_linear& cublas, store& memory) {
-  return std::make_unique<stream_per_request>(all, cublas, memory);
+std::unique_ptr<arm> make_stream_per_request(by how, const fleet<bf16>& all, cublas_linear& cublas, store& memory) {
+  return std::make_unique<stream_per_request>(how, all, cublas, memory);
 }
 
 std::unique_ptr<arm> make_batcher(const fleet<bf16>& all, cublas_linear& cublas, store& memory) {
