@@ -40,6 +40,7 @@
 #include <thread>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace cohort::inline COHORT_ABI {
 
@@ -265,6 +266,9 @@ public:
 
   /// Counters of the scheduler, as of the newest packet.
   scheduler_statistics statistics() const { return engine_.statistics(); }
+
+  /// Device time of each class of work lately, and how well it was predicted. Any thread.
+  std::vector<latency_report> latencies() const { return engine_.latencies(); }
 
   const AsioExecutor& get_executor() const noexcept { return asio_executor_; }
 

@@ -376,3 +376,34 @@ TEST_CASE("scrapes from other threads while the host backend runs see whole text
   CHECK(m.at("cohort_packet_ops_sum") == count);
   CHECK(m.at("cohort_decision_seconds_count") > 0);
 }
+
+TEST_CASE("an executor tells what it measured of each class of work, from any thread and without an observer") {
+  using kernels = op_set<ops::fill<float>>;
+  constexpr std::size_t large = 1 << 16;
+  boost::asio::thread_pool threads(1);
+  executor<kernels, boost::asio::thread_pool::executor_type> gpu(
+      threads, std::make_unique<host_backend<kernels>>(host_options{.workers = 1}));
+  CHECK(gpu.latencies().empty());
+  auto x = make_pinned_buffer<float>(gpu.device(), large);
+  for (int i = 0; i < 200; ++i) {
+    for (const std::size_t size : {std::size_t{16}, large}) {
+      gpu.async_submit(ops::make_fill(x.view().subspan(0, size), 1.0f), [](error_code) {});
+      gpu.drain();
+      (void)gpu.latencies();  // while the owner counts
+    }
+  }
+  threads.join();
+  const std::vector<latency_report> all = gpu.latencies();
+  REQUIRE(all.size() == 2);
+  CHECK(all[0].at_least < all[1].at_least);
+  CHECK(all[0].p50 < all[1].p50);
+  for (const latency_report& one : all) {
+    CHECK(std::string(one.op) == ops::fill<float>::name);
+    CHECK_FALSE(one.company);
+    CHECK(one.samples == 200);
+    CHECK(one.p50.count() > 0);
+    CHECK(one.p50 <= one.p95);
+    CHECK(one.p95 <= one.p99);
+    CHECK(one.correction > 0);
+  }
+}

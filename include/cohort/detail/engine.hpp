@@ -143,6 +143,8 @@ public:
     return statistics_;
   }
 
+  std::vector<latency_report> latencies() const { return scheduler_.latencies().report(device_->ops()); }
+
   backend& device() noexcept { return *device_; }
 
   // -- before the first step

@@ -4,6 +4,7 @@
 
 #include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
+#include <cohort/detail/published.hpp>
 #include <cohort/op.hpp>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 namespace cohort::inline COHORT_ABI {
@@ -27,13 +29,14 @@ public:
   void add(double ns) noexcept {
     ++counts_[slot(ns)];
     if (++total_ < window) return;
-    total_ = 0;
-    for (auto& count : counts_) total_ += (count = static_cast<std::uint16_t>(count / 2));
+    std::uint32_t left = 0;
+    for (auto& count : counts_) left += (count = static_cast<std::uint16_t>(count / 2));
+    total_ = left;
   }
 
   /// Upper end of the counter that holds the quantile `q` of (0, 1]; 0 without samples.
   double quantile(double q) const noexcept {
-    const double wanted = q * static_cast<double>(total_);
+    const double wanted = q * static_cast<double>(samples());
     double below = 0;
     for (std::size_t i = 0; i < counts_.size(); ++i) {
       below += counts_[i];
@@ -53,15 +56,28 @@ private:
     return std::min(static_cast<std::size_t>(std::log2(ns / least) * per_octave), std::size_t{151});
   }
 
-  std::array<std::uint16_t, 152> counts_{};
-  std::uint32_t total_ = 0;
+  std::array<detail::published<std::uint16_t>, 152> counts_{};
+  detail::published<std::uint32_t> total_;
 };
 
 /// What is known of one class of work: an op type, a power of four of its estimated time, alone in its packet or not.
 struct latency_class {
-  rolling_histogram measured;  ///< device time of a record
-  double correction = 1;       ///< measured over estimated
-  double error = 0;            ///< rolling mean of |predicted - measured| / measured
+  rolling_histogram measured;               ///< device time of a record
+  detail::published<double> correction{1};  ///< measured over estimated
+  detail::published<double> error{0};       ///< rolling mean of |predicted - measured| / measured
+};
+
+/// A class as users see it. Times are of one record: of an op, or of several that were fused.
+struct latency_report {
+  const char* op = "";
+  bool company = false;                  ///< others were in its packet
+  std::chrono::nanoseconds at_least{0};  ///< by the device's rates alone; the class ends at four times that
+  std::uint32_t samples = 0;             ///< of the newest thousand or so
+  std::chrono::nanoseconds p50{0};
+  std::chrono::nanoseconds p95{0};
+  std::chrono::nanoseconds p99{0};
+  double correction = 1;  ///< predicted over what the rates say
+  double error = 0;       ///< rolling mean of |predicted - measured| / measured
 };
 
 /// Predicts device time. Begins with the roofline of the device's rates and learns a correction by class, what a packet
@@ -79,7 +95,9 @@ public:
         overhead_ns_(static_cast<double>(rates.packet_overhead.count())),
         lead_ns_(overhead_ns_),
         told_ns_(overhead_ns_),
-        by_op_(ops) {}
+        by_op_(ops) {
+    for (auto& one : by_op_) one = std::make_unique<classes>();
+  }
 
   /// By the rates alone: the longer of arithmetic and memory traffic.
   double roofline(double flops, double bytes) const noexcept {
@@ -102,13 +120,7 @@ public:
 
   /// Predicted device time, without the packet's overhead, of a record whose roofline is `ns`.
   double predict(std::uint16_t op, double ns, bool company) const noexcept {
-    const latency_class* const known = find(op, ns, company);
-    return known == nullptr ? ns : std::min(ns * known->correction, longest_ns);
-  }
-
-  /// Makes room for the classes of one op. Called before its first record, so that measuring allocates nothing.
-  void reserve(std::uint16_t op) {
-    if (by_op_[op] == nullptr) by_op_[op] = std::make_unique<classes>();
+    return std::min(ns * class_of(op, ns, company).correction, longest_ns);
   }
 
   /// One class of the records of a measured packet.
@@ -136,13 +148,12 @@ public:
     };
     const auto toll = [&](double ns) { return std::clamp(ns * factor(ns, 1. / 16), told_ns_ / 8, 8 * told_ns_); };
     for (const part* one = parts; one != parts + count; ++one) {
-      latency_class* const known = find(one->op, one->roofline_ns, one->company);
-      if (known == nullptr) continue;
-      known->measured.add(one->predicted_ns * ratio / one->records);
-      known->error += (std::abs(1 / ratio - 1) - known->error) / 16;
+      latency_class& known = class_of(one->op, one->roofline_ns, one->company);
+      known.measured.add(one->predicted_ns * ratio / one->records);
+      known.error += (std::abs(1 / ratio - 1) - known.error) / 16;
       // The first packets are trusted more: rates that are off by much should not last for many packets.
-      const double gain = known->measured.samples() < 8 ? 0.5 : 0.125;
-      known->correction = std::clamp(known->correction * factor(one->predicted_ns, gain), 1. / 64, 4096.);
+      const double gain = known.measured.samples() < 8 ? 0.5 : 0.125;
+      known.correction = std::clamp(known.correction * factor(one->predicted_ns, gain), 1. / 64, 4096.);
     }
     if (led) lead_ns_ = toll(lead_ns_);
     overhead_ns_ = toll(overhead_ns_);
@@ -153,11 +164,30 @@ public:
 
   std::size_t ops() const noexcept { return by_op_.size(); }
 
+  /// What was measured of each class. Any thread.
+  std::vector<latency_report> report(std::span<const op_info> ops) const {
+    std::vector<latency_report> all;
+    for_each([&](std::size_t op, std::size_t log2_ns, bool company, const latency_class& one) {
+      const auto quantile = [&one](double q) {
+        return std::chrono::nanoseconds{static_cast<std::int64_t>(one.measured.quantile(q))};
+      };
+      all.push_back({.op = ops[op].name,
+                     .company = company,
+                     .at_least = std::chrono::nanoseconds{(std::int64_t{1} << log2_ns) / 2},
+                     .samples = one.measured.samples(),
+                     .p50 = quantile(0.5),
+                     .p95 = quantile(0.95),
+                     .p99 = quantile(0.99),
+                     .correction = one.correction,
+                     .error = one.error});
+    });
+    return all;
+  }
+
   /// Calls `visit(op, log2 of roofline ns, company, latency_class)` for every class with samples.
   template <class Visit>
   void for_each(Visit&& visit) const {
     for (std::size_t op = 0; op < by_op_.size(); ++op) {
-      if (by_op_[op] == nullptr) continue;
       for (std::size_t i = 0; i < by_op_[op]->size(); ++i) {
         const latency_class& one = (*by_op_[op])[i];
         if (one.measured.samples() > 0) visit(op, i / 2 * 2, i % 2 != 0, one);
@@ -179,14 +209,8 @@ private:
   /// A rate that is not a positive number means "unknown"; such work is taken for free instead of endless.
   static double inverse(double rate) noexcept { return rate > 0 ? 1 / rate : 0; }
 
-  const latency_class* find(std::uint16_t op, double ns, bool company) const noexcept {
-    const classes* const known = by_op_[op].get();
-    if (known == nullptr) return nullptr;
-    return &(*known)[2 * octave_of(ns) + (company ? 1 : 0)];
-  }
-
-  latency_class* find(std::uint16_t op, double ns, bool company) noexcept {
-    return const_cast<latency_class*>(static_cast<const latency_model*>(this)->find(op, ns, company));
+  latency_class& class_of(std::uint16_t op, double ns, bool company) const noexcept {
+    return (*by_op_[op])[2 * octave_of(ns) + (company ? 1 : 0)];
   }
 
   double ns_per_flop_;

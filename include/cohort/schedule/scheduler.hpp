@@ -62,7 +62,7 @@ struct scheduler_options {
 /// Decides what is computed together and when. All times are passed in and should not run backwards.
 ///
 /// Complexity, with n pending: `submit` O(1); what leaves, by whatever way, costs O(log n) amortised.
-/// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, packets, op types or
+/// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, packets or
 /// tenants are in use than ever before (`std::bad_alloc` leaves everything as it was), and in `cancel` and `expire`
 /// when more than ever are given up on the device at once. Thread-safety: none; distinct schedulers are independent.
 template <policy Policy = late_binding>
@@ -124,7 +124,6 @@ public:
   void submit(submission& one, time_point now) {
     assert(one.state == submission_state::created);
     assert(one.op_index < ops_.size() && (one.op_bytes + 15) / 16 * 16 == ops_[one.op_index].stride);
-    model_.reserve(one.op_index);
     one.next = nullptr;  // the inbox may have left its links
     one.previous = nullptr;
     one.bucket = nullptr;
