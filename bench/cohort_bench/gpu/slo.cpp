@@ -130,7 +130,7 @@ int run_slo(const options& chosen) {
   }
   contest all_of_it(to, arms, tenants, plan, [&](arm& one) { return check.error(one); }, check.tolerance);
   cohort_arm<bf16> few("4 packets in flight", all, make_device(4));
-  cohort_arm<bf16> many("32 packets in flight", all, make_device(32));
+  cohort_arm<bf16> many("16 packets in flight", all, make_device(16));
   cohort_arm<bf16> packing("no fusing", all, make_device(),
                            {.scheduling = {.coalesce = cohort::coalescing::pack_only}});
   cohort_arm<bf16, cohort::immediate> hasty("no waiting", all, make_device());

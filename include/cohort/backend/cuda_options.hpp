@@ -33,8 +33,9 @@ struct cuda_options {
   std::uint32_t sm_budget = 0;
 
   /// Packets that may be committed together, 1 to 32. One takes some 6 us there and back however little it holds, and
-  /// small ones run side by side: many must be on their way to keep a device busy with them.
-  std::uint32_t packets = 16;
+  /// small ones run side by side: several must be on their way to keep a device busy with them. The more, the less
+  /// company each of them has.
+  std::uint32_t packets = 8;
 
   cuda_mode mode = cuda_mode::resident;
 };
