@@ -134,7 +134,6 @@ public:
 
   void submit(known_submission one, std::int64_t now) {
     const id number = all_.size() + 1;
-    model_.reserve(one.op);
     one.arrived = now;
     all_.push_back(one);
     ++sum.submitted;

@@ -95,7 +95,7 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 }  // namespace detail
 
 /// Binds as late as it can without ever letting the device run dry: an idle device gets a packet at once; a busy one
-/// gets another only while the work ahead of it is below `rates.busy_target`, or half as much again as the lead where
+/// gets another only while the work ahead of it is below `rates.busy_target`, or five quarters of the lead where
 /// that is more, and fewer than `rates.max_packets` are committed. Whatever is held meets company in the meantime, and
 /// the most urgent goes first when its time comes. A packet ends with the record that reaches `packet_work`, so that
 /// what is urgent later finds its turn soon.
@@ -115,7 +115,7 @@ struct late_binding {
     if (queue.packets_in_flight == 0) return packet(queue, now, commit_reason::idle_device);
     if (queue.packets_in_flight >= rates.max_packets) return decision::hold();
     // Once the lead would do if predictions were exact; a device that runs dry costs more than company that is missed.
-    const nanoseconds enough = std::max(rates.busy_target, 3 * queue.lead / 2);
+    const nanoseconds enough = std::max(rates.busy_target, queue.lead + queue.lead / 4);
     if (queue.work_in_flight < enough) return packet(queue, now, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
     return decision::hold_until(now + (queue.work_in_flight - enough) + nanoseconds{1});
