@@ -74,7 +74,7 @@ int run_slo_on_host(const options& chosen) {
   all_of_it.add_variant(packing);
   all_of_it.run();
   if (!chosen.trace.empty()) {
-    record_trace(all, make_device(), all_of_it.targets(), 2 * all_of_it.common_rate(), plan.polite, chosen.trace);
+    record_trace(all, make_device(), all_of_it.targets(), all_of_it.own_rate(), plan.polite, chosen.trace);
   }
   return to.finish();
 }

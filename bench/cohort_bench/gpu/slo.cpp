@@ -141,7 +141,7 @@ int run_slo(const options& chosen) {
   all_of_it.run();
   if (!chosen.trace.empty()) {
     try {
-      record_trace(all, make_device(), all_of_it.targets(), all_of_it.common_rate(), plan.polite, chosen.trace);
+      record_trace(all, make_device(), all_of_it.targets(), all_of_it.own_rate(), plan.polite, chosen.trace);
     } catch (const std::exception& error) {
       to.wrong(std::string("the trace: ") + error.what());
     }

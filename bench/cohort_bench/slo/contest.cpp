@@ -285,7 +285,7 @@ void contest::steady_loads() {
     if (all_[i].rate() > 0) common = least(common, common_load * all_[i].rate());
   }
   if (!(common > 0)) return;
-  common_rate_ = common;
+  own_rate_ = own;
   each("common load", [&](contestant& one) { one.at_common = treat("common", *one.who, common); });
   contestant& ours = all_.front();
   std::vector<contestant> alone{ours};

@@ -41,8 +41,8 @@ public:
   /// each stage.
   void run();
 
-  /// For whoever wants one more look at ours: a rate that every arm carries, 0 without one, and the targets.
-  double common_rate() const { return common_rate_; }
+  /// For whoever wants one more look at ours: a rate that it carries with ease, 0 without one, and the targets.
+  double own_rate() const { return own_rate_; }
   const target_times& targets() const { return targets_; }
 
 private:
@@ -92,7 +92,7 @@ private:
   clock::time_point begin_ = clock::now();
   std::array<double, kinds> alone_us_{};
   target_times targets_{};
-  double common_rate_ = 0;
+  double own_rate_ = 0;
   table_printer printer_;
 };
 
