@@ -108,7 +108,13 @@ inline float from_float<float>(float value) { return value; }
 
 template <>
 COHORT_HD
-inline bf16 from_float<bf16>(float value) { return bf16{detail::narrow_bf16(value)}; }
+inline bf16 from_float<bf16>(float value) {
+#if COHORT_DEVICE_PASS
+  return bf16{__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+#else
+  return bf16{detail::narrow_bf16(value)};
+#endif
+}
 
 template <>
 COHORT_HD

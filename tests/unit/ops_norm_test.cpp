@@ -14,7 +14,7 @@ using cohort::errc;
 
 namespace {
 
-constexpr std::size_t widths[] = {1, 2, 3, 31, 33, 127, 384, 1000};
+constexpr std::size_t widths[] = {1, 2, 3, 31, 33, 64, 127, 256, 384, 1000};
 constexpr std::size_t heights[] = {1, 5};
 
 std::vector<double> layer_norm_reference(const std::vector<double>& x, const std::vector<double>& residual,
@@ -90,6 +90,37 @@ TEST_CASE_TEMPLATE("layer norm in place over x or over the residual gives the bi
     residual = kept;
     run(make(x.span()), where);
     CHECK(x == y);
+  }
+}
+
+TEST_CASE_TEMPLATE("rows that begin anywhere have the bits of rows that are aligned", T, float, fp16, bf16) {
+  constexpr std::size_t rows = 3;
+  for (const runner where : runners) {
+    for (const std::size_t hidden : {64, 100, 256, 400}) {
+      CAPTURE(static_cast<int>(where));
+      CAPTURE(hidden);
+      const auto values = random_values<T>(rows * hidden, 1);
+      const guarded<T> gamma(random_values<T>(hidden, 3)), beta(random_values<T>(hidden, 4));
+      const auto bits_at = [&](std::size_t offset, auto make) {
+        guarded<T> x(offset + values.size()), y(offset + values.size());
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          x[offset + i] = cohort::from_float<T>(static_cast<float>(values[i]));
+        }
+        run(make(x.view().subspan(offset), y.span().subspan(offset)), where);
+        CHECK(y.intact());
+        std::vector<T> made(y.data() + offset, y.data() + offset + values.size());
+        return made;
+      };
+      const auto check = [&](auto make) {
+        const std::vector<T> aligned = bits_at(0, make);
+        for (const std::size_t offset : {1, 3}) {
+          CHECK(std::memcmp(bits_at(offset, make).data(), aligned.data(), aligned.size() * sizeof(T)) == 0);
+        }
+      };
+      check([&](auto x, auto y) { return ops::make_layer_norm<T>(x, gamma.view(), beta.view(), y, rows, hidden); });
+      check([&](auto x, auto y) { return ops::make_rms_norm<T>(x, gamma.view(), y, rows, hidden); });
+      check([&](auto x, auto y) { return ops::make_softmax<T>(x, y, rows, hidden); });
+    }
   }
 }
 

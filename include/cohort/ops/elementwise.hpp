@@ -5,6 +5,7 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
 
@@ -97,7 +98,36 @@ private:
   template <class Context>
   COHORT_HD
   static void apply_to(Context& context, F f, std::uint32_t elements, Out* result, const In*... inputs) {
-    context.for_each(elements, [=](std::uint32_t i) { result[i] = from_float<Out>(f(to_float(inputs[i])...)); });
+    std::uint32_t in_packs = 0;
+    if constexpr (Context::cooperative) {
+      if (detail::aligned_to_packs<pack_elements>(result, inputs...)) in_packs = elements / pack_elements;
+      context.for_each(in_packs, [=](std::uint32_t i) {
+        const pack taken[] = {pack(inputs + i * pack_elements)...};
+        apply_to_pack(f, taken, result + i * pack_elements, std::index_sequence_for<In...>{});
+      });
+    }
+    const std::uint32_t done = in_packs * pack_elements;
+    context.for_each(elements - done,
+                     [=](std::uint32_t i) { result[done + i] = from_float<Out>(f(to_float(inputs[done + i])...)); });
+  }
+
+  /// As many elements as the largest type has in 16 bytes.
+  static constexpr std::uint32_t pack_elements = 16 / std::max({sizeof(Out), sizeof(In)...});
+
+  struct pack {
+    template <class T>
+    COHORT_HD
+    explicit pack(const T* from) { detail::load_pack(from, at); }
+    float at[pack_elements];
+  };
+
+  template <std::size_t... I>
+  COHORT_HD
+  static void apply_to_pack(const F& f, const pack (&taken)[sizeof...(In)], Out* result, std::index_sequence<I...>) {
+    float made[pack_elements];
+    COHORT_OPS_UNROLLED
+    for (std::uint32_t i = 0; i < pack_elements; ++i) made[i] = f(taken[I].at[i]...);
+    detail::store_pack(result, made);
   }
 };
 

@@ -5,6 +5,7 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
 
@@ -91,14 +92,14 @@ struct alignas(16) embedding {
     detail::with_constant(op.positions != nullptr, [&](auto has_position) {
       detail::with_constant(op.types != nullptr, [&](auto has_type) {
         detail::for_each_row(context, op.tokens, op.tile_rows, tile, [&](auto& group, std::uint32_t row) {
-          look_up<decltype(has_position)::value, decltype(has_type)::value>(group, op, row);
+          look_up<Context::cooperative, decltype(has_position)::value, decltype(has_type)::value>(group, op, row);
         });
       });
     });
   }
 
 private:
-  template <bool HasPosition, bool HasType, class Group>
+  template <bool InPacks, bool HasPosition, bool HasType, class Group>
   COHORT_HD
   static void look_up(Group& group, const embedding& op, std::uint32_t row) {
     T* out = op.out + std::size_t{row} * op.hidden;
@@ -123,12 +124,31 @@ private:
     const T* token = op.table + std::size_t{id} * op.hidden;
     const T* place = HasPosition ? op.positions + position * op.hidden : nullptr;
     const T* kind = HasType ? op.types + std::size_t{type} * op.hidden : nullptr;
-    group.for_each(op.hidden, [=](std::uint32_t i) {
-      float value = to_float(token[i]);
-      if constexpr (HasPosition) value += to_float(place[i]);
-      if constexpr (HasType) value += to_float(kind[i]);
-      out[i] = from_float<T>(value);
-    });
+    const auto sum = [=]<std::uint32_t N>(std::uint32_t at, float(&to)[N]) {
+      const auto add = [&](const T* table) {
+        float summand[N];
+        detail::load_pack(table + at, summand);
+        COHORT_OPS_UNROLLED
+        for (std::uint32_t i = 0; i < N; ++i) to[i] += summand[i];
+      };
+      detail::load_pack(token + at, to);
+      if constexpr (HasPosition) add(place);
+      if constexpr (HasType) add(kind);
+    };
+    constexpr std::uint32_t size = detail::pack_size<T>;
+    if (InPacks && op.hidden % size == 0 && detail::aligned_to_packs<size>(token, place, kind, out)) {
+      group.for_each(op.hidden / size, [=](std::uint32_t i) {
+        float row[size];
+        sum(i * size, row);
+        detail::store_pack(out + i * size, row);
+      });
+    } else {
+      group.for_each(op.hidden, [=](std::uint32_t i) {
+        float value[1];
+        sum(i, value);
+        out[i] = from_float<T>(value[0]);
+      });
+    }
   }
 };
 

@@ -5,6 +5,7 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
 
@@ -74,12 +75,46 @@ struct alignas(16) layer_norm {
     const layer_norm op = *members;
     detail::with_constant(op.residual != nullptr, [&](auto has_residual) {
       detail::for_each_row(context, op.row_count, op.tile_rows, tile, [&](auto& group, std::uint32_t row) {
-        normalise<decltype(has_residual)::value>(group, op, row);
+        if constexpr (Context::cooperative) {
+          normalise_in_registers<decltype(has_residual)::value>(group, op, row);
+        } else {
+          normalise<decltype(has_residual)::value>(group, op, row);
+        }
       });
     });
   }
 
 private:
+  template <bool HasResidual, class Group>
+  COHORT_HD
+  static void normalise_in_registers(Group& group, const layer_norm& op, std::uint32_t row) {
+    constexpr std::uint32_t size = detail::pack_size<T>;
+    const std::size_t begin = std::size_t{row} * op.hidden;
+    const bool whole =
+        op.hidden % size == 0 && detail::aligned_to_packs<size>(op.x, op.residual, op.gamma, op.beta, op.y);
+    auto values = detail::read_row<size>(group, op.hidden, whole, [&]<std::uint32_t N>(std::uint32_t i, float(&to)[N]) {
+      detail::load_pack(op.x + begin + i, to);
+      if constexpr (HasResidual) {
+        float residual[N];
+        detail::load_pack(op.residual + begin + i, residual);
+        COHORT_OPS_UNROLLED
+        for (std::uint32_t j = 0; j < N; ++j) to[j] += residual[j];
+      }
+    });
+    const float count = static_cast<float>(op.hidden);
+    const float mean = values.sum([](float v) { return v; }) / count;
+    const float variance = values.sum([=](float v) { return (v - mean) * (v - mean); }) / count;
+    const float scale = 1.0f / ::sqrtf(variance + op.epsilon);
+    values.store(op.y + begin, [&]<std::uint32_t N>(std::uint32_t i, float(&v)[N]) {
+      float gamma[N];
+      float beta[N] = {};
+      detail::load_pack(op.gamma + i, gamma);
+      if (op.beta != nullptr) detail::load_pack(op.beta + i, beta);
+      COHORT_OPS_UNROLLED
+      for (std::uint32_t j = 0; j < N; ++j) v[j] = (v[j] - mean) * scale * gamma[j] + beta[j];
+    });
+  }
+
   template <bool HasResidual, class Group>
   COHORT_HD
   static void normalise(Group& group, const layer_norm& op, std::uint32_t row) {

@@ -5,6 +5,7 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
 
@@ -65,13 +66,36 @@ struct alignas(16) rms_norm {
     const rms_norm op = *members;
     detail::for_each_row(context, op.row_count, op.tile_rows, tile, [&](auto& group, std::uint32_t row) {
       const std::size_t begin = std::size_t{row} * op.hidden;
-      const T* x = op.x + begin;
-      const T* gamma = op.gamma;
-      T* y = op.y + begin;
-      const float squares = group.sum(op.hidden, [=](std::uint32_t i) { return to_float(x[i]) * to_float(x[i]); });
-      const float scale = 1.0f / ::sqrtf(squares / static_cast<float>(op.hidden) + op.epsilon);
-      group.for_each(op.hidden,
-                     [=](std::uint32_t i) { y[i] = from_float<T>(to_float(x[i]) * scale * to_float(gamma[i])); });
+      if constexpr (Context::cooperative) {
+        normalise_in_registers(group, op, begin);
+      } else {
+        const T* x = op.x + begin;
+        const T* gamma = op.gamma;
+        T* y = op.y + begin;
+        const float squares = group.sum(op.hidden, [=](std::uint32_t i) { return to_float(x[i]) * to_float(x[i]); });
+        const float scale = 1.0f / ::sqrtf(squares / static_cast<float>(op.hidden) + op.epsilon);
+        group.for_each(op.hidden,
+                       [=](std::uint32_t i) { y[i] = from_float<T>(to_float(x[i]) * scale * to_float(gamma[i])); });
+      }
+    });
+  }
+
+private:
+  template <class Group>
+  COHORT_HD
+  static void normalise_in_registers(Group& group, const rms_norm& op, std::size_t begin) {
+    constexpr std::uint32_t size = detail::pack_size<T>;
+    const bool whole = op.hidden % size == 0 && detail::aligned_to_packs<size>(op.x, op.gamma, op.y);
+    auto values = detail::read_row<size>(group, op.hidden, whole, [&]<std::uint32_t N>(std::uint32_t i, float(&to)[N]) {
+      detail::load_pack(op.x + begin + i, to);
+    });
+    const float squares = values.sum([](float v) { return v * v; });
+    const float scale = 1.0f / ::sqrtf(squares / static_cast<float>(op.hidden) + op.epsilon);
+    values.store(op.y + begin, [&]<std::uint32_t N>(std::uint32_t i, float(&v)[N]) {
+      float gamma[N];
+      detail::load_pack(op.gamma + i, gamma);
+      COHORT_OPS_UNROLLED
+      for (std::uint32_t j = 0; j < N; ++j) v[j] = v[j] * scale * gamma[j];
     });
   }
 };

@@ -6,6 +6,7 @@
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
 #include <cohort/ops/detail/math.hpp>
+#include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
 
@@ -62,14 +63,37 @@ struct alignas(16) softmax {
     const softmax op = *members;
     detail::for_each_row(context, op.row_count, op.tile_rows, tile, [&](auto& group, std::uint32_t row) {
       const std::size_t begin = std::size_t{row} * op.columns;
-      const T* x = op.x + begin;
-      T* y = op.y + begin;
-      const float scale = op.scale;
-      const float most = group.max(op.columns, [=](std::uint32_t i) { return scale * to_float(x[i]); });
-      // Computed twice instead of kept: 16-bit storage would round it, and a row may be larger than the scratch.
-      const auto power = [=](std::uint32_t i) { return detail::exp(scale * to_float(x[i]) - most); };
-      const float total = group.sum(op.columns, power);
-      group.for_each(op.columns, [=](std::uint32_t i) { y[i] = from_float<T>(power(i) / total); });
+      if constexpr (Context::cooperative) {
+        normalise_in_registers(group, op, begin);
+      } else {
+        const T* x = op.x + begin;
+        T* y = op.y + begin;
+        const float scale = op.scale;
+        const float most = group.max(op.columns, [=](std::uint32_t i) { return scale * to_float(x[i]); });
+        // Computed twice instead of kept: 16-bit storage would round it, and a row may be larger than the scratch.
+        const auto power = [=](std::uint32_t i) { return detail::exp(scale * to_float(x[i]) - most); };
+        const float total = group.sum(op.columns, power);
+        group.for_each(op.columns, [=](std::uint32_t i) { y[i] = from_float<T>(power(i) / total); });
+      }
+    });
+  }
+
+private:
+  template <class Group>
+  COHORT_HD
+  static void normalise_in_registers(Group& group, const softmax& op, std::size_t begin) {
+    constexpr std::uint32_t size = 4;  // columns are often few, and every lane shall have some
+    const bool whole = op.columns % size == 0 && detail::aligned_to_packs<size>(op.x, op.y);
+    const float scale = op.scale;
+    auto values = detail::read_row<size>(
+        group, op.columns, whole,
+        [&]<std::uint32_t N>(std::uint32_t i, float(&to)[N]) { detail::load_pack(op.x + begin + i, to); });
+    const float most = values.max([=](float v) { return scale * v; });
+    const auto power = [=](float v) { return detail::exp(scale * v - most); };
+    const float total = values.sum(power);
+    values.store(op.y + begin, [&]<std::uint32_t N>(std::uint32_t, float(&v)[N]) {
+      COHORT_OPS_UNROLLED
+      for (std::uint32_t j = 0; j < N; ++j) v[j] = power(v[j]) / total;
     });
   }
 };

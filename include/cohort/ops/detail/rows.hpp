@@ -21,12 +21,12 @@ constexpr std::uint32_t divide_up(std::uint64_t a, std::uint64_t b) {
 inline constexpr std::uint64_t host_tile_elements = 32768;
 
 /// Rows of a tile. Rows are computed alone, so the choice changes no result. On a device: one row per warp, four warps,
-/// until every block has a tile; then more.
+/// until every block has a tile; then two. No more: whoever else is in the packet waits for its longest tile.
 inline std::uint16_t rows_per_tile(const machine_shape& shape, std::uint64_t rows, std::uint64_t elements_per_row) {
   const std::uint64_t workers = std::max<std::uint64_t>(shape.workers, 1);
   const std::uint64_t share = (rows + workers - 1) / workers;
   const std::uint64_t chosen = shape.host ? std::max<std::uint64_t>(host_tile_elements / elements_per_row, 1)
-                                          : std::clamp<std::uint64_t>((share + 3) / 4 * 4, 4, 32);
+                                          : std::clamp<std::uint64_t>((share + 3) / 4 * 4, 4, 8);
   return static_cast<std::uint16_t>(std::min<std::uint64_t>(chosen, 65535));
 }
 
@@ -37,6 +37,9 @@ void for_each_row(Context& context, std::uint32_t rows, std::uint32_t rows_of_ti
   const std::uint32_t first = tile * rows_of_tile;
   const std::uint32_t last = rows - first < rows_of_tile ? rows : first + rows_of_tile;
   auto&& group = context.group();
+#if COHORT_DEVICE_PASS
+#pragma unroll 1
+#endif
   for (std::uint32_t row = first + context.group_index(); row < last; row += context.group_count()) f(group, row);
 }
 
