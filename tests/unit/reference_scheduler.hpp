@@ -158,7 +158,7 @@ public:
     self.deadline = std::min({one.deadline, one.expires, usual});
     self.charged = model_.predict(one.op, model_.roofline(one.cost), false);
     self.work = self.charged + model_.overhead() + model_.lead();
-    self.latest_start = self.deadline - static_cast<std::int64_t>(self.work / (1 + model_.error()));
+    self.latest_start = self.deadline - static_cast<std::int64_t>(model_.at_best(self.work));
     self.wanted = owner.options.latency_target != cohort::no_latency_target || self.deadline < usual;
     if (owner.options.when_late == cohort::late_work::drop) {
       if (self.deadline <= now) return refuse_counted(cohort::errc::deadline_passed);

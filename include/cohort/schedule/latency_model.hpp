@@ -139,6 +139,7 @@ public:
     const double all = predicted_ns + (led ? lead_ns_ : 0);
     ++packets_;
     error_ += (std::abs(all - measured_ns) / std::max(all, measured_ns) - error_) / std::min<double>(64, packets_);
+    at_best_ = 1 / (1 + error_);
     const double ratio = std::clamp(measured_ns / all, 1. / 8, 8.);
     const auto square = [all](double ns) { return ns / all * (ns / all); };
     double squares = square(overhead_ns_) + (led ? square(lead_ns_) : 0);
@@ -161,6 +162,9 @@ public:
 
   /// Rolling mean over packets of |predicted - measured| over the larger of the two.
   double error() const noexcept { return error_; }
+
+  /// What `ns` predicted may turn out as, if the prediction is too long by as much as predictions usually err.
+  double at_best(double ns) const noexcept { return ns * at_best_; }
 
   std::size_t ops() const noexcept { return by_op_.size(); }
 
@@ -221,6 +225,7 @@ private:
   std::vector<std::unique_ptr<classes>> by_op_;
   double packets_ = 0;
   double error_ = 0;
+  double at_best_ = 1;  // 1 / (1 + error)
 };
 
 }  // namespace cohort::inline COHORT_ABI

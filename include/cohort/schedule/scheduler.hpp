@@ -148,14 +148,17 @@ public:
     const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
     one.wanted = tenant.wants || deadline < usual;
-    one.charged_ns = model_.predict(one.op_index, model_.roofline(one.cost), false);
+    const double roofline = model_.roofline(one.cost);
+    one.weight = detail::work_share::weight(roofline);
+    one.charged_ns = model_.predict(one.op_index, roofline, false);
     one.work_ns = one.charged_ns + model_.overhead() + model_.lead();
     // Late is what would be late even if the prediction is too long by as much as predictions usually err.
-    one.latest_start = deadline - static_cast<std::int64_t>(one.work_ns / (1 + model_.error()));
+    one.latest_start = deadline - static_cast<std::int64_t>(model_.at_best(one.work_ns));
+    const std::int64_t begins = at + ahead(now).count();
     if (tenant.when_late == late_work::drop) {
       if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
       if (!idle()) {
-        if (since_epoch(now + ahead(now)) > one.latest_start) return refuse(one, errc::deadline_unreachable, tenant);
+        if (begins > one.latest_start) return refuse(one, errc::deadline_unreachable, tenant);
         one.droppable = true;
       }
     }
@@ -170,7 +173,7 @@ public:
       one.turn.due = std::max(one.turn.due, tenant.last_due);
       tenant.last_due = one.turn.due;
     }
-    if (!one.droppable && since_epoch(now + ahead(now)) > one.latest_start) put_behind(one, now);
+    if (!one.droppable && begins > one.latest_start) put_behind(one, now);
     one.busy_before = busy(now);
     if (wait) {
       tenant.aside.push_back(one);
@@ -180,7 +183,7 @@ public:
       ++tenant.pending;
     }
     if (one.droppable || limited) expire_later(one);
-    share_.pending(model_.roofline(one.cost));
+    share_.pending(one.weight);
     one.state = submission_state::pending;
     ++statistics_.submitted;
     ++tenant.counters.submitted;
@@ -247,7 +250,7 @@ public:
 
   /// A packet left the device: its members are done with `result`. Returns them linked by `next`, by record and within
   /// a record by urgency; null for a sequence number that is not in flight, and when all its members were given up.
-  submission* complete(std::uint32_t sequence, error_code result, time_point now) noexcept {
+  submission* complete(std::uint32_t sequence, const error_code& result, time_point now) noexcept {
     const auto found = std::find_if(flights_.begin(), flights_.end(),
                                     [sequence](const flight& packet) { return packet.sequence == sequence; });
     if (found == flights_.end()) return nullptr;
@@ -424,11 +427,12 @@ private:
     time_point oldest = time_point::max();
     time_point committed{};
     time_point first_deadline = time_point::max();
-    double work_ns = 0;         // predicted
-    double records_ns = 0;      // predicted, without overhead
-    double padding_ns = 0;      // the part of it that computes nothing; told to observers alone
-    std::int64_t weight = 0;    // of its members, as `work_share` counts
-    std::uint64_t company = 0;  // as the watch for stragglers says who may ride together
+    double work_ns = 0;             // predicted
+    double records_ns = 0;          // predicted, without overhead
+    double padding_ns = 0;          // the part of it that computes nothing; told to observers alone
+    double workers_per_weight = 0;  // as `work_share` says when it is begun
+    std::int64_t weight = 0;        // of its members, as `work_share` counts
+    std::uint64_t company = 0;      // as the watch for stragglers says who may ride together
     std::int64_t waited = 0;
     std::int64_t waited_hidden = 0;
     // By class. Records of further classes count in the packet's time and teach nothing.
@@ -474,7 +478,10 @@ private:
   /// \param begins when it will run, in ns since the epoch
   flight fill(std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, std::int64_t begins,
               time_point now) noexcept {
-    flight packet{.sequence = detail::next_sequence(sequence_), .committed = now, .work_ns = model_.overhead()};
+    flight packet{.sequence = detail::next_sequence(sequence_),
+                  .committed = now,
+                  .work_ns = model_.overhead(),
+                  .workers_per_weight = share_.rate(shape_.workers)};
     builder_.begin(storage, packet.sequence);
     if constexpr (order == ordering::urgency) {
       submission& oldest = *queue_.oldest();
@@ -549,7 +556,7 @@ private:
       // `op_cost` does not say how many of its bytes are shared weights, and the ops worth fusing are those whose
       // weights outweigh the rest: the largest member's bytes count once.
       bytes = std::max(bytes, static_cast<double>(one->cost.bytes));
-      weight += detail::work_share::weight(model_.roofline(one->cost));
+      weight += one->weight;
       taken.push_back(*one);
     }
     const bool through = from.members.empty();
@@ -559,7 +566,8 @@ private:
     }
 
     const std::uint32_t count = builder_.member_count();
-    const machine_shape part{.workers = share_.of(shape_.workers, weight), .host = shape_.host};
+    const machine_shape part{.workers = share_.of(shape_.workers, weight, packet.workers_per_weight),
+                             .host = shape_.host};
     const std::uint32_t tiles = count == 0 ? 0 : info.plan(builder_.members(), count, part);
     const bool told = observer_ != nullptr && info.padding != nullptr && tiles > 0;
     const double padding = told ? info.padding(builder_.members(), count, part) : 0;
@@ -622,6 +630,8 @@ private:
     }
 
     packet.count += count;
+    const double each = count == 1 ? predicted : predicted / count;
+    const std::int64_t busy_until_now = busy(now);
     if (count > 1) packet.fused += count;
     for (submission* one = taken.first; one != nullptr; one = one->next) {
       detail::tenant_state& tenant = *one->account;
@@ -629,7 +639,7 @@ private:
         unexpire(*one);
         if (one->expires != time_point::max()) expire_later(*one);
       }
-      one->work_ns = predicted / count;
+      one->work_ns = each;
       one->state = submission_state::committed;
       one->sequence = packet.sequence;
       --tenant.pending;
@@ -640,7 +650,7 @@ private:
       packet.first_deadline = std::min(packet.first_deadline, one->deadline);
       const std::int64_t waited = (now - one->arrived).count();
       packet.waited += waited;
-      packet.waited_hidden += std::min(waited, busy(now) - one->busy_before);
+      packet.waited_hidden += std::min(waited, busy_until_now - one->busy_before);
       statistics_.farthest_behind = std::max(statistics_.farthest_behind, queue_.behind(*one));
     }
     packet.members.append(taken);
@@ -779,7 +789,7 @@ private:
     unexpire(one);
     --tenant.pending;
     tenants_.refund(tenant, one.charged_ns);
-    share_.gone(detail::work_share::weight(model_.roofline(one.cost)));
+    share_.gone(one.weight);
     departed(tenant);
     finish(one, result);
   }
@@ -799,7 +809,7 @@ private:
   /// Due eight of its tenant's targets from now: behind all that can be in time, and not for ever.
   void put_behind(submission& one, time_point now) noexcept {
     one.overdue = true;
-    const double target = std::min(tenants_[one.tenant].target_ns, farthest_target / 8);
+    const double target = std::min(one.account->target_ns, farthest_target / 8);
     one.turn.due = std::max(one.turn.due, since_epoch(now) + static_cast<std::int64_t>(8 * target));
   }
 
@@ -808,7 +818,7 @@ private:
     one.expiring = one.droppable = false;
   }
 
-  static void finish(submission& one, error_code result) noexcept {
+  static void finish(submission& one, const error_code& result) noexcept {
     one.state = submission_state::done;
     one.result = result;
   }

@@ -80,8 +80,9 @@ struct submission {
   detail::heap_links<submission> expiry{};  ///< among all that may be dropped or time out
   /// Nanoseconds of `clock` after which it would be late; among those, after which it is dropped or has timed out.
   std::int64_t latest_start = 0;
-  double work_ns = 0;     ///< predicted alone, with the packet's overhead; its share of its record once committed
-  double charged_ns = 0;  ///< what its tenant was charged with
+  double work_ns = 0;       ///< predicted alone, with the packet's overhead; its share of its record once committed
+  double charged_ns = 0;    ///< what its tenant was charged with
+  std::int64_t weight = 0;  ///< as `work_share` counts
   std::int64_t busy_before = 0;  ///< nanoseconds that the device had been at work when it was handed in
 
   error_code result{};

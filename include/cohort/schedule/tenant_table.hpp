@@ -12,9 +12,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <limits>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace cohort::inline COHORT_ABI {
 
@@ -134,8 +135,8 @@ public:
 
   /// Adds a tenant, or gives it other options. What it has inside stays.
   void set(tenant_id id, const tenant_options& options) {
-    while (id >= all_.size()) all_.emplace_back();
-    tenant_state& one = all_[id];
+    while (id >= all_.size()) all_.push_back(std::make_unique<tenant_state>());
+    tenant_state& one = *all_[id];
     if (one.active()) active_weight_ += options.weight - one.weight;  // also of one that was removed and is back
     one.weight = options.weight;
     one.wants = options.latency_target != no_latency_target;
@@ -152,15 +153,15 @@ public:
 
   /// From now on its submissions are refused; what it has inside completes as usual.
   void remove(tenant_id id) noexcept {
-    if (id < all_.size()) all_[id].known = false;
+    if (id < all_.size()) all_[id]->known = false;
   }
 
-  bool known(tenant_id id) const noexcept { return id < all_.size() && all_[id].known; }
+  bool known(tenant_id id) const noexcept { return id < all_.size() && all_[id]->known; }
   std::size_t size() const noexcept { return all_.size(); }
   /// Whether a tenant ever had a cap on what it has in flight.
   bool any_cap() const noexcept { return any_cap_; }
-  tenant_state& operator[](tenant_id id) noexcept { return all_[id]; }
-  const tenant_state& operator[](tenant_id id) const noexcept { return all_[id]; }
+  tenant_state& operator[](tenant_id id) noexcept { return *all_[id]; }
+  const tenant_state& operator[](tenant_id id) const noexcept { return *all_[id]; }
 
   /// A submission with `work_ns` of predicted device time enters: returns the time by which the tenant's share will
   /// have served it.
@@ -193,7 +194,7 @@ public:
   }
 
 private:
-  std::deque<tenant_state> all_;  // a state never moves: submissions wait in its list
+  std::vector<std::unique_ptr<tenant_state>> all_;  // a state never moves: submissions wait in its list
   double active_weight_ = 0;
   bool any_cap_ = false;
 };

@@ -5,7 +5,6 @@
 #include <cohort/config.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 namespace cohort::inline COHORT_ABI::detail {
@@ -19,15 +18,20 @@ public:
   /// What an op counts that takes `ns` alone: picoseconds, at least one, so that what costs nothing counts by number.
   static std::int64_t weight(double ns) noexcept { return 1 + static_cast<std::int64_t>(1e3 * std::min(ns, 1e9)); }
 
-  void pending(double ns) noexcept { around_ += weight(ns); }
+  void pending(std::int64_t weight) noexcept { around_ += weight; }
   /// Left without having run, or its packet is complete.
   void gone(std::int64_t weight) noexcept { around_ -= weight; }
 
+  /// What a unit of weight is worth of `workers`, for the records of a packet: a division for each would cost more than
+  /// the rest.
+  double rate(std::uint32_t workers) const noexcept {
+    return workers / static_cast<double>(std::max<std::int64_t>(around_, 1));
+  }
+
   /// Workers for a record whose members weigh `own` together and are counted among what is around.
-  std::uint32_t of(std::uint32_t workers, std::int64_t own) const noexcept {
+  std::uint32_t of(std::uint32_t workers, std::int64_t own, double rate) const noexcept {
     if (around_ <= own) return workers;
-    const double share = static_cast<double>(own) / static_cast<double>(around_);
-    return std::clamp(static_cast<std::uint32_t>(std::lround(workers * share)), 1u, workers);
+    return std::clamp(static_cast<std::uint32_t>(static_cast<double>(own) * rate + 0.5), 1u, workers);
   }
 
 private:
