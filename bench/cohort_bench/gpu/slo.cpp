@@ -110,13 +110,17 @@ int run_slo(const options& chosen) {
       if (cublas == nullptr) cublas = std::make_unique<cublas_linear>();
       return make_stream_per_request(by::launches, all, *cublas, memory);
     });
-    add("batcher", [&] {
+    add("batcher, graphs", [&] {
       if (cublas == nullptr) cublas = std::make_unique<cublas_linear>();
-      return make_batcher(all, *cublas, memory);
+      return make_batcher(by::graphs, all, *cublas, memory);
+    });
+    add("batcher, launches", [&] {
+      if (cublas == nullptr) cublas = std::make_unique<cublas_linear>();
+      return make_batcher(by::launches, all, *cublas, memory);
     });
   }
   if (cublas != nullptr) {
-    to.note("peers: CUDA graphs; of " + std::to_string(cublas->tuned()) + " shapes of linear layers " +
+    to.note("peers: of " + std::to_string(cublas->tuned()) + " shapes of linear layers " +
             std::to_string(cublas->fused()) + " are one call of cublasLt, the others cuBLAS and a kernel");
   }
   std::vector<arm*> arms;

@@ -1,4 +1,4 @@
-// The peers of `slo`: one stream to a request, with launches or with a graph; and one graph to a batch.
+// The peers of `slo`: one stream to a request, and a batcher to a model; each with launches or with graphs.
 #include "slo_peers.hpp"
 
 #include "slo_kernels.hpp"
@@ -159,15 +159,17 @@ private:
 
 class batcher final : public stream_arm {
 public:
-  batcher(const fleet<bf16>& all, cublas_linear& cublas, store& memory)
-      : stream_arm("batcher, 100 us window"), most_(all.slots_each()) {
+  batcher(by how, const fleet<bf16>& all, cublas_linear& cublas, store& memory)
+      : stream_arm(how == by::graphs ? "batcher, 100 us window, graphs" : "batcher, 100 us window, launches"),
+        cublas_(cublas),
+        most_(all.slots_each()) {
     for (std::uint32_t i = 0; i < all.tenants(); ++i) {
       model_queue& one = queues_.emplace_back(all.model_of(i), memory);
-      void* const workspace = memory.take(cublas_linear::workspace_bytes);
+      one.workspace = memory.take(cublas_linear::workspace_bytes);
       for (const std::uint32_t size : sizes) {
-        const program<bf16> ops = one.area.make_program(size);
+        const program<bf16>& ops = one.ops.emplace_back(one.area.make_program(size));
         tune(cublas, ops);
-        one.graphs.push_back(record(cublas, ops, 0, workspace, one.queue));
+        if (how == by::graphs) one.graphs.push_back(record(cublas, ops, 0, one.workspace, one.queue));
       }
     }
   }
@@ -223,24 +225,32 @@ private:
         : area(of, sizes.back(), 0, memory.take(work_area<bf16>::bytes(of, sizes.back())), memory) {}
 
     work_area<bf16> area;
-    std::vector<graph_exec> graphs;  // by size
+    std::vector<program<bf16>> ops;  // by size
+    std::vector<graph_exec> graphs;  // by size, where there are any
+    void* workspace = nullptr;
     stream queue = make_stream();
     event end = make_event();
     std::deque<arrived_request> waiting;
     std::vector<std::uint32_t> running;
   };
 
-  static void launch_batch(model_queue& one) {
+  void launch_batch(model_queue& one) {
     while (!one.waiting.empty() && one.running.size() < sizes.back()) {
       one.running.push_back(one.waiting.front().request);
       one.waiting.pop_front();
     }
     const auto fits = std::lower_bound(sizes.begin(), sizes.end(), one.running.size());
-    const graph_exec& batch = one.graphs[static_cast<std::size_t>(fits - sizes.begin())];
-    cuda_check(cudaGraphLaunch(batch.get(), one.queue.get()), "cudaGraphLaunch");
+    const auto size = static_cast<std::size_t>(fits - sizes.begin());
+    if (!one.graphs.empty()) {
+      cuda_check(cudaGraphLaunch(one.graphs[size].get(), one.queue.get()), "cudaGraphLaunch");
+    } else {
+      cublas_.bind(one.workspace, one.queue);
+      enqueue(cublas_, one.ops[size], 0, one.queue);
+    }
     cuda_check(cudaEventRecord(one.end.get(), one.queue.get()), "cudaEventRecord");
   }
 
+  cublas_linear& cublas_;
   std::size_t most_;
   std::deque<model_queue> queues_;  // by tenant
   std::size_t inside_ = 0;
@@ -253,8 +263,8 @@ std::unique_ptr<arm> make_stream_per_request(by how, const fleet<bf16>& all, cub
   return std::make_unique<stream_per_request>(how, all, cublas, memory);
 }
 
-std::unique_ptr<arm> make_batcher(const fleet<bf16>& all, cublas_linear& cublas, store& memory) {
-  return std::make_unique<batcher>(all, cublas, memory);
+std::unique_ptr<arm> make_batcher(by how, const fleet<bf16>& all, cublas_linear& cublas, store& memory) {
+  return std::make_unique<batcher>(how, all, cublas, memory);
 }
 
 }  // namespace cohort_bench::slo

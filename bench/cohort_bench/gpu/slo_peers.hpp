@@ -9,8 +9,8 @@
 
 namespace cohort_bench::slo {
 
-/// How a request gets into its stream: op by op, as most servers do; or as one launch of a graph, of which there is one
-/// for each buffer of each tenant, recorded ahead.
+/// How a request or a batch gets into its stream: op by op, as most servers do; or as one launch of a graph that was
+/// recorded ahead, for each buffer of each tenant or for each size of a batch.
 enum class by : std::uint8_t { launches, graphs };
 
 /// Each request on a stream of its own. At most 32 requests are on the device, as many as there are hardware queues;
@@ -19,8 +19,8 @@ std::unique_ptr<arm> make_stream_per_request(by how, const fleet<cohort::bf16>& 
                                              store& memory);
 
 /// A dynamic batcher for each model, as inference servers have: what arrived within 100 us of the first goes together,
-/// at most 32 requests, padded to a power of two, as one launch of a graph recorded for that size; one batch of a model
-/// at a time, each model on a stream of its own.
-std::unique_ptr<arm> make_batcher(const fleet<cohort::bf16>& all, cublas_linear& cublas, store& memory);
+/// at most 32 requests, padded to a power of two; one batch of a model at a time, each model on a stream of its own.
+/// What servers pay to bring the inputs of a batch together is not counted.
+std::unique_ptr<arm> make_batcher(by how, const fleet<cohort::bf16>& all, cublas_linear& cublas, store& memory);
 
 }  // namespace cohort_bench::slo
