@@ -103,7 +103,7 @@ public:
     team group_;
   };
 
-  explicit block_emulator(std::size_t scratch_bytes = 48 * 1024)
+  explicit block_emulator(std::size_t scratch_bytes = 52 * 1024)
       : block_(Threads),
         turn_(Threads + 1),
         scratch_bytes_(scratch_bytes),

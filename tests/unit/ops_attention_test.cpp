@@ -12,6 +12,9 @@ using cohort::errc;
 
 namespace {
 
+/// The last one takes the form for tensor cores, where there is one for the type.
+constexpr runner attention_runners[] = {runner::host, runner::block, runner::warps};
+
 struct problem {
   std::size_t heads;
   std::size_t size;
@@ -73,9 +76,9 @@ ops::attention_shape shape_of(const problem& p) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("attention over one sequence is what float64 says, for any length", T, float, fp16, bf16) {
-  for (const runner where : runners) {
+  for (const runner where : attention_runners) {
     for (const std::uint32_t length : {1u, 2u, 3u, 15u, 31u, 33u, 64u, 65u, 127u, 300u}) {
-      if (where == runner::block && length > 127) continue;  // emulated barriers are slow
+      if (where != runner::host && length > 127) continue;  // emulated barriers are slow
       for (const bool causal : {false, true}) {
         const problem p{.heads = length > 100 ? 1u : 2u,
                         .size = length == 31 ? 128u : 32u,
@@ -96,7 +99,7 @@ TEST_CASE_TEMPLATE("attention over one sequence is what float64 says, for any le
 }
 
 TEST_CASE_TEMPLATE("attention works for any head size up to 128", T, float, bf16) {
-  for (const runner where : runners) {
+  for (const runner where : attention_runners) {
     for (const std::size_t size : {1u, 3u, 16u, 31u, 33u, 64u, 80u, 127u, 128u}) {
       const problem p{.heads = 3, .size = size, .causal = false, .offsets = {0, 37}};
       CAPTURE(static_cast<int>(where));
@@ -112,7 +115,7 @@ TEST_CASE_TEMPLATE("attention works for any head size up to 128", T, float, bf16
 }
 
 TEST_CASE_TEMPLATE("a long sequence streams through its keys", T, float, bf16) {
-  for (const runner where : runners) {
+  for (const runner where : attention_runners) {
     const problem p{.heads = 1, .size = 8, .causal = false, .offsets = {0, where == runner::host ? 1000u : 160u}};
     const inputs<T> in(p);
     const guarded<T> q(in.q), k(in.k), v(in.v);
@@ -124,7 +127,7 @@ TEST_CASE_TEMPLATE("a long sequence streams through its keys", T, float, bf16) {
 
 TEST_CASE_TEMPLATE("a sequence has the same bits alone, beside others in one op, and packed with strides", T, float,
                    fp16, bf16) {
-  for (const runner where : runners) {
+  for (const runner where : attention_runners) {
     for (const bool causal : {false, true}) {
       const problem p{.heads = 2, .size = 24, .causal = causal, .offsets = {0, 7, 7, 72, 73, 110}};
       const inputs<T> in(p);
@@ -171,7 +174,7 @@ TEST_CASE_TEMPLATE("a sequence has the same bits alone, beside others in one op,
 }
 
 TEST_CASE("attention writes between the rows of a strided output nothing") {
-  for (const runner where : runners) {
+  for (const runner where : attention_runners) {
     const problem p{.heads = 1, .size = 5, .causal = false, .offsets = {0, 9}};
     const inputs<float> in(p);
     const guarded<float> q(in.q), k(in.k), v(in.v);
@@ -185,7 +188,7 @@ TEST_CASE("attention writes between the rows of a strided output nothing") {
 }
 
 TEST_CASE("hostile offsets touch nothing outside the buffers") {
-  for (const runner where : runners) {
+  for (const runner where : attention_runners) {
     const problem p{.heads = 1, .size = 4, .causal = false, .offsets = {0, 10}};
     const inputs<float> in(p);
     const guarded<float> q(in.q), k(in.k), v(in.v);
@@ -200,19 +203,113 @@ TEST_CASE("hostile offsets touch nothing outside the buffers") {
   }
 }
 
-TEST_CASE("a NaN in one head stays in that head") {
-  for (const runner where : runners) {
+TEST_CASE_TEMPLATE("a NaN in one head stays in that head", T, float, bf16) {
+  for (const runner where : attention_runners) {
     const problem p{.heads = 3, .size = 8, .causal = false, .offsets = {0, 40}};
-    const inputs<float> in(p);
-    guarded<float> q(in.q), k(in.k), v(in.v), out(in.q.size());
-    k[20 * 24 + 8] = std::nanf("");
-    run(ops::make_attention<float>(q.view(), k.view(), v.view(), out.span(), shape_of(p)), where);
-    for (std::size_t i = 0; i < out.size(); ++i) CHECK(std::isnan(out[i]) == (i % 24 >= 8 && i % 24 < 16));
+    const inputs<T> in(p);
+    guarded<T> q(in.q), k(in.k), v(in.v), out(in.q.size());
+    k[20 * 24 + 8] = cohort::from_float<T>(std::nanf(""));
+    run(ops::make_attention<T>(q.view(), k.view(), v.view(), out.span(), shape_of(p)), where);
+    const std::vector<double> found = out.values();
+    for (std::size_t i = 0; i < found.size(); ++i) CHECK(std::isnan(found[i]) == (i % 24 >= 8 && i % 24 < 16));
+  }
+}
+
+TEST_CASE_TEMPLATE("a tile with several heads, or with a part of a head's columns, is what float64 says", T, fp16,
+                   bf16) {
+  const problem problems[] = {
+      {.heads = 5, .size = 32, .causal = false, .offsets = {0, 9}},    // four heads to a tile, the last one alone
+      {.heads = 3, .size = 64, .causal = true, .offsets = {0, 16}},    // one place of four empty
+      {.heads = 3, .size = 40, .causal = false, .offsets = {0, 31}},   // two heads
+      {.heads = 3, .size = 128, .causal = true, .offsets = {0, 16}},   // two heads, each of two warps
+      {.heads = 1, .size = 96, .causal = false, .offsets = {0, 129}},  // more keys than are on their way at once
+      {.heads = 1, .size = 64, .causal = true, .offsets = {0, 200}},
+  };
+  for (const problem& p : problems) {
+    CAPTURE(p.size);
+    CAPTURE(p.offsets.back());
+    const inputs<T> in(p);
+    const guarded<T> q(in.q), k(in.k), v(in.v);
+    guarded<T> out(in.q.size());
+    run(ops::make_attention<T>(q.view(), k.view(), v.view(), out.span(), shape_of(p)), runner::warps);
+    CHECK(relative_error(out.values(), in.expected) < tolerance<T>);
+    CHECK(out.intact());
+  }
+}
+
+TEST_CASE_TEMPLATE("sequences longer than was said share a tile of four heads", T, float, bf16) {
+  const problem p{.heads = 5, .size = 16, .causal = false, .offsets = {0, 3, 73, 80}};
+  const inputs<T> in(p);
+  const guarded<T> q(in.q), k(in.k), v(in.v);
+  guarded<T> out(in.q.size());
+  ops::attention_shape shape = shape_of(p);
+  shape.offsets = p.offsets;
+  shape.longest = 7;
+  run(ops::make_attention<T>(q.view(), k.view(), v.view(), out.span(), shape), runner::warps);
+  CHECK(relative_error(out.values(), in.expected) < tolerance<T>);
+  CHECK(out.intact());
+}
+
+TEST_CASE_TEMPLATE("rows that are aligned to nothing but their elements give the same bits", T, float, bf16) {
+  for (const runner where : {runner::block, runner::warps}) {
+    const problem p{.heads = 2, .size = 32, .causal = true, .offsets = {0, 41}};
+    const inputs<T> in(p);
+    const guarded<T> q(in.q), k(in.k), v(in.v);
+    guarded<T> aligned(in.q.size());
+    run(ops::make_attention<T>(q.view(), k.view(), v.view(), aligned.span(), shape_of(p)), where);
+    const std::size_t stride = in.width + 3;
+    const auto shifted_rows = [&](const guarded<T>& from) {
+      guarded<T> to(1 + in.tokens * stride);
+      for (std::size_t i = 0; i < from.size(); ++i) to[1 + i / in.width * stride + i % in.width] = from.data()[i];
+      return to;
+    };
+    const guarded<T> other_q = shifted_rows(q), other_k = shifted_rows(k), other_v = shifted_rows(v);
+    guarded<T> out(1 + in.tokens * stride);
+    ops::attention_shape shape = shape_of(p);
+    shape.q_stride = shape.k_stride = shape.v_stride = shape.out_stride = stride;
+    run(ops::make_attention<T>(other_q.view().subspan(1), other_k.view().subspan(1), other_v.view().subspan(1),
+                               out.span().subspan(1), shape),
+        where);
+    CHECK(out.intact());
+    guarded<T> untouched(out.size());
+    for (std::size_t i = 0; i < aligned.size(); ++i) {
+      untouched[1 + i / in.width * stride + i % in.width] = aligned[i];
+    }
+    CHECK(out == untouched);
+  }
+}
+
+TEST_CASE_TEMPLATE("a negative scale is that of negative queries, and scores far apart leave one value", T, float,
+                   bf16) {
+  for (const runner where : attention_runners) {
+    const problem p{.heads = 1, .size = 32, .causal = false, .offsets = {0, 40}};
+    inputs<T> in(p);
+    for (double& value : in.q) value = -value;
+    const guarded<T> q(in.q), k(in.k), v(in.v);
+    guarded<T> out(in.q.size());
+    ops::attention_shape shape = shape_of(p);
+    shape.scale = -1.0f / std::sqrt(32.0f);
+    run(ops::make_attention<T>(q.view(), k.view(), v.view(), out.span(), shape), where);
+    CHECK(relative_error(out.values(), in.expected) < tolerance<T>);
+
+    shape.scale = -1e6f;
+    run(ops::make_attention<T>(q.view(), k.view(), v.view(), out.span(), shape), where);
+    const std::vector<double> found = out.values();
+    for (std::size_t i = 0; i < in.tokens; ++i) {
+      const auto equals = [&](std::size_t j) {
+        return std::equal(found.begin() + static_cast<std::ptrdiff_t>(i * 32),
+                          found.begin() + static_cast<std::ptrdiff_t>(i * 32 + 32),
+                          in.v.begin() + static_cast<std::ptrdiff_t>(j * 32));
+      };
+      std::size_t equal = 0;
+      for (std::size_t j = 0; j < in.tokens; ++j) equal += equals(j) ? 1 : 0;
+      CHECK(equal == 1);
+    }
   }
 }
 
 TEST_CASE_TEMPLATE("attention gives the same bits for any order and size of tiles", T, float, fp16, bf16) {
-  for (const runner where : runners) {
+  for (const runner where : attention_runners) {
     const problem p{.heads = 5, .size = 16, .causal = true, .offsets = {0, 50}};
     const inputs<T> in(p);
     const guarded<T> q(in.q), k(in.k), v(in.v);

@@ -25,8 +25,9 @@ namespace ops_test {
 using cohort::bf16;
 using cohort::fp16;
 
-/// Every run in turn: a host thread, and an emulated block of threads.
-enum class runner { host, block };
+/// Every run in turn: a host thread, and an emulated block of threads. `warps` is a block as a device has it: four
+/// groups of 32, for ops that have a form of their own for it.
+enum class runner { host, block, warps };
 inline constexpr runner runners[] = {runner::host, runner::block};
 
 enum class order { forward, backward };
@@ -108,6 +109,11 @@ inline constexpr double tolerance<bf16> = 6e-3;
 /// Small, because each barrier costs a switch to every thread; ops_context_test.cpp has blocks with groups of 32.
 using small_block = cohort::testing::block_emulator<16, 8>;
 
+inline cohort::testing::block_emulator<128>& warps() {
+  static cohort::testing::block_emulator<128> emulator;
+  return emulator;
+}
+
 inline small_block& block() {
   static small_block emulator;
   return emulator;
@@ -124,12 +130,13 @@ void run(const Op& op, runner where, order how = order::forward, std::uint32_t w
   const std::uint32_t tiles = cohort::detail::plan_erased<Op>(&planned, 1, shape);
   REQUIRE(tiles > 0);
   const auto pick = [=](std::uint32_t i) { return how == order::forward ? i : tiles - 1 - i; };
-  if (where == runner::block) {
-    static_assert(cohort::op_set<Op>::device_scratch_bytes <= 48 * 1024);
-    block().run(tiles, [&](auto& context, std::uint32_t i) {
+  if (where != runner::host) {
+    static_assert(cohort::op_set<Op>::device_scratch_bytes <= 52 * 1024);
+    const auto run_tile = [&](auto& context, std::uint32_t i) {
       cohort::detail::run_tile(context, static_cast<const Op*>(&planned), 1, pick(i));
-    });
-    return;
+    };
+    if (where == runner::block) return block().run(tiles, run_tile);
+    return warps().run(tiles, run_tile);
   }
   const std::size_t bytes = cohort::op_set<Op>::host_scratch_bytes;
   std::vector<std::byte> storage(bytes + 128);

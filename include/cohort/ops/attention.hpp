@@ -1,13 +1,16 @@
-// The op of multi-head self-attention over one sequence, or over many of different lengths. Users enter here; how one
-// host thread computes it is in ops/detail/attention_host.hpp.
+// The op of multi-head self-attention over one sequence, or over many of different lengths. Users enter here; how it is
+// computed is in ops/detail: by one host thread in attention_host.hpp, by a block of threads in attention_block.hpp,
+// and with tensor cores in attention_tensor.hpp.
 #pragma once
 
 #include <cohort/config.hpp>
-#include <cohort/detail/combine.hpp>
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/attention_block.hpp>
+#include <cohort/ops/detail/attention_head.hpp>
 #include <cohort/ops/detail/attention_host.hpp>
+#include <cohort/ops/detail/attention_tensor.hpp>
 #include <cohort/ops/detail/math.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
@@ -23,10 +26,17 @@ namespace cohort::inline COHORT_ABI::ops {
 
 /// out = softmax(scale q k^T) v for each head and sequence. q, k, v and out are [tokens][heads][head_size] with a
 /// stride of their own from token to token, so that q, k and v may lie side by side in one matrix. With `causal`, a
-/// token sees itself and the tokens before it. Sequences may have any length; `head_size` is at most 128. Arithmetic is
-/// fp32, rounded to T once; the softmax is the streaming one (Milakov, Gimelshein 2018) over blocks of keys that are
-/// counted from the start of the sequence, so that a sequence's result is the same bits alone, beside others in one op,
-/// and beside other ops. Make one with `make_attention` or `make_packed_attention`.
+/// token sees itself and the tokens before it. Sequences may have any length; `head_size` is at most 128. Sums are
+/// fp32, and so is all arithmetic of fp32 ops and of hosts. On a device with tensor cores for the type (sm_80 and
+/// later), 16-bit ops round the weights of v, exp(score - largest score so far), to T, as fused attention elsewhere
+/// does (Dao 2023, "FlashAttention-2"); the error is that of rounding the result to T. The softmax is the streaming one
+/// (Milakov, Gimelshein 2018) over blocks of keys that are counted from the start of the sequence, so that a sequence's
+/// result is the same bits alone, beside others in one op, and beside other ops. v is multiplied with the weights 0 of
+/// tokens that `causal` hides: infinities and NaN in their v may show. Make one with `make_attention` or
+/// `make_packed_attention`.
+///
+/// On a device, rows that begin at multiples of 16 bytes are read fastest: q, k and v and their strides, and the size
+/// of a head.
 ///
 /// Without `offsets` the op is one sequence of `tokens` tokens. With them, sequence s is the tokens from offsets[s] to
 /// offsets[s + 1]; offsets lie in memory that ops can read, `sequences` + 1 of them, ascending. They are checked where
@@ -54,10 +64,12 @@ struct alignas(16) attention {
   float scale = 1.0f;
   std::uint16_t heads = 0;
   std::uint16_t head_size = 0;
-  std::uint16_t tile_heads = 1;  ///< note of `plan`
+  std::uint16_t tile_heads = 1;  ///< note of `plan`: heads of a tile
   bool causal = false;
   std::uint8_t fault = 0;          ///< what `make_attention` found wrong: an errc, 0 for nothing
   std::uint32_t query_blocks = 1;  ///< note of `plan`: tiles that share the queries of a sequence
+  std::uint32_t head_blocks = 1;   ///< note of `plan`: tiles that share the heads
+  std::uint32_t tile_queries = 1;  ///< note of `plan`: queries of a tile, of each of its heads
 
   /// null_pointer, misaligned, buffer_too_small, bad_size, op_too_large, shape_mismatch or aliasing; no error if the op
   /// may run.
@@ -96,76 +108,67 @@ struct alignas(16) attention {
   static std::uint32_t plan(std::span<attention> members, const machine_shape& shape) {
     attention& op = members.front();
     const std::uint32_t keys = std::min(op.longest, op.tokens);
-    const std::uint32_t queries = shape.host ? host_queries : device_queries;
-    op.query_blocks = detail::divide_up(keys, queries);
-    op.tile_heads = 1;
-    if (shape.host) {
-      // Short sequences: several heads to a tile, until it lasts some 20 us.
-      constexpr std::uint64_t work = 512 * 1024;
-      const std::uint64_t head = 4ull * std::min(keys, queries) * keys * op.head_size;
-      op.tile_heads = static_cast<std::uint16_t>(std::clamp<std::uint64_t>(work / head, 1, op.heads));
-    }
-    return static_cast<std::uint32_t>(op.tile_count(queries));
+    op.tile_heads = shape.host ? host_tile_heads(op, keys) : device_tile_heads(op, keys);
+    op.tile_queries = shape.host ? host_queries : device_queries(op) / op.tile_heads;
+    op.query_blocks = detail::divide_up(keys, op.tile_queries);
+    op.head_blocks = detail::divide_up(op.heads, op.tile_heads);
+    return static_cast<std::uint32_t>(op.tile_count(op.tile_queries));
   }
 
   template <class Context>
   COHORT_HD
   static void run(Context& context, const attention* members, std::uint32_t, std::uint32_t tile) {
-    const attention op = *members;
-    const std::uint32_t head_blocks = detail::divide_up(op.heads, op.tile_heads);
+    const attention& op = *members;  // read where it is needed: a copy would take the tile's registers
     const std::uint32_t query_block = tile % op.query_blocks;
     const std::uint32_t rest = tile / op.query_blocks;
-    const std::uint32_t first_head = rest % head_blocks * op.tile_heads;
-    const std::uint32_t last_head = op.heads - first_head < op.tile_heads ? op.heads : first_head + op.tile_heads;
+    const std::uint32_t first_head = rest % op.head_blocks * op.tile_heads;
+    const std::uint32_t heads = op.heads - first_head < op.tile_heads ? op.heads - first_head : op.tile_heads;
     std::uint32_t begin = 0;
     std::uint32_t end = op.tokens;
     if (op.offsets != nullptr) {
-      begin = op.offsets[rest / head_blocks];
-      end = op.offsets[rest / head_blocks + 1];
+      begin = op.offsets[rest / op.head_blocks];
+      end = op.offsets[rest / op.head_blocks + 1];
       end = end < op.tokens ? end : op.tokens;
       begin = begin < end ? begin : end;
     }
-    const std::uint32_t length = end - begin;
-    const std::uint32_t queries = Context::cooperative ? device_queries : host_queries;
-    for (std::uint32_t h = first_head; h < last_head; ++h) {
-      const std::size_t column = std::size_t{h} * op.head_size;
-      const detail::attention_head<T> head{op.q + std::size_t{begin} * op.q_stride + column,
-                                           op.k + std::size_t{begin} * op.k_stride + column,
-                                           op.v + std::size_t{begin} * op.v_stride + column,
-                                           op.out + std::size_t{begin} * op.out_stride + column,
-                                           op.q_stride,
-                                           op.k_stride,
-                                           op.v_stride,
-                                           op.out_stride,
-                                           length,
-                                           op.head_size,
-                                           op.scale,
-                                           op.causal};
-      // A sequence longer than `longest` has more blocks of queries than tiles: they go round.
-      for (std::uint64_t first = std::uint64_t{query_block} * queries; first < length;
-           first += std::uint64_t{op.query_blocks} * queries) {
-        const auto at = static_cast<std::uint32_t>(first);
-        attend_queries(context, head, at, length - at < queries ? length - at : queries);
-      }
+    const std::size_t column = std::size_t{first_head} * op.head_size;
+    const detail::attention_head<T> head{op.q + std::size_t{begin} * op.q_stride + column,
+                                         op.k + std::size_t{begin} * op.k_stride + column,
+                                         op.v + std::size_t{begin} * op.v_stride + column,
+                                         op.out + std::size_t{begin} * op.out_stride + column,
+                                         op.q_stride,
+                                         op.k_stride,
+                                         op.v_stride,
+                                         op.out_stride,
+                                         end - begin,
+                                         op.head_size,
+                                         op.scale,
+                                         op.causal};
+    const std::uint32_t first = query_block * op.tile_queries;
+    if (first >= head.length) return;  // shorter than `longest`
+    // A longer sequence has more blocks of queries than tiles: they go round.
+    const std::uint32_t round = op.query_blocks * op.tile_queries;
+    const detail::attention_part<T> part{head, heads, op.tile_heads, op.tile_queries, first, round};
+    if constexpr (Context::cooperative) {
+      attend_together(context, part);
+    } else {
+      attend_alone(context, part);
     }
   }
 
 private:
-  static constexpr std::uint32_t device_queries = 16;
   static constexpr std::uint32_t host_queries = 32;
-  static constexpr std::uint32_t block_keys = 32;  ///< keys that a block of threads stages at once
 
-  /// What a block of threads shares; everything is fp32. A row of queries belongs to one group from start to end.
-  struct shared {
-    float key[detail::largest_head * (block_keys + 1)];  ///< transposed, rows padded so that writes do not collide
-    float total[device_queries * detail::largest_head];
-    float score[device_queries * block_keys];
-    float most[device_queries];
-    float weight[device_queries];
-  };
+  /// Queries of a device tile, of all its heads.
+  static std::uint32_t device_queries(const attention& op) {
+    return std::is_same_v<T, float> ? detail::attention_scalar_queries : detail::attention_tensor_queries(op.head_size);
+  }
 
 public:
-  static constexpr std::uint32_t device_scratch_bytes = sizeof(shared);
+  /// For every form: the ring, and what is behind it.
+  static constexpr std::uint32_t device_scratch_bytes =
+      detail::attention_ring_bytes + sizeof(detail::attention_scalar_rows);
+  static_assert(detail::attention_tensor_bytes<T> <= sizeof(detail::attention_scalar_rows));
   static constexpr std::uint32_t host_scratch_bytes = sizeof(detail::attention_host_scratch);
 
 private:
@@ -179,112 +182,58 @@ private:
     return sequences * blocks * ((heads + tile_heads - 1u) / tile_heads);
   }
 
+  /// Short sequences: several heads to a tile, until it lasts some 20 us.
+  static std::uint16_t host_tile_heads(const attention& op, std::uint32_t keys) {
+    constexpr std::uint64_t work = 512 * 1024;
+    const std::uint64_t head = 4ull * std::min(keys, host_queries) * keys * op.head_size;
+    return static_cast<std::uint16_t>(std::clamp<std::uint64_t>(work / head, 1, op.heads));
+  }
+
+  /// 16-bit types: four warps with 16 queries each, all of one head where there are as many, so that its keys are
+  /// staged once; else of two or four heads, for which there must be room.
+  static std::uint16_t device_tile_heads(const attention& op, std::uint32_t keys) {
+    if (std::is_same_v<T, float> || op.heads == 1) return 1;
+    const std::uint32_t queries = device_queries(op);
+    if (op.heads > 2 && keys <= queries / 4 && op.head_size <= 64) return 4;
+    return keys <= queries / 2 ? 2 : 1;
+  }
+
+  /// A block of threads. The last heads may be fewer than there is room for.
   template <class Context>
   COHORT_HD
-  static void attend_queries(Context& context, const detail::attention_head<T>& head, std::uint32_t first,
-                             std::uint32_t rows) {
-    if constexpr (Context::cooperative) {
-      attend_together(context, head, first, rows);
-    } else {
+  static void attend_together(Context& context, const detail::attention_part<T>& part) {
+#if COHORT_GEMM_HAS_MMA
+    if constexpr (!std::is_same_v<T, float> && has_four_warps<Context>) {
+      detail::attend_by_tensor_cores(context, part);
+      return;
+    }
+#endif
+    detail::attend_by_scalars(context, part);
+  }
+
+  /// Blocks of 128 threads are divided into groups of 32.
+  template <class Context>
+  static constexpr bool has_four_warps = requires { requires Context::threads == 128; };
+
+  /// One thread of a host.
+  template <class Context>
+  COHORT_HD
+  static void attend_alone(Context& context, const detail::attention_part<T>& part) {
 #if !COHORT_DEVICE_PASS
-      auto& scratch = *reinterpret_cast<detail::attention_host_scratch*>(context.scratch());
+    auto& scratch = *reinterpret_cast<detail::attention_host_scratch*>(context.scratch());
+    const auto attend = [&](std::uint32_t h, std::uint32_t first, std::uint32_t rows) {
+      const detail::attention_head<T> head = detail::head_behind(part.head, h);
 #if COHORT_HOST_HAS_WIDE
       if (context.wide()) return detail::attend_wide(head, first, rows, scratch);
 #endif
       detail::attend(head, first, rows, scratch);
+    };
+    for (std::uint32_t first = part.first;; first += part.round) {
+      const std::uint32_t left = part.head.length - first;
+      for (std::uint32_t h = 0; h < part.heads; ++h) attend(h, first, std::min(left, part.queries));
+      if (left <= part.round) return;
+    }
 #endif
-    }
-  }
-
-  /// A block of threads: it stages the keys of a block, then each group takes its queries: a thread per key for the
-  /// scores, a thread per column for the weighted sum of values.
-  template <class Context>
-  COHORT_HD
-  static void attend_together(Context& context, const detail::attention_head<T>& head, std::uint32_t first,
-                              std::uint32_t rows) {
-    constexpr std::uint32_t pitch = block_keys + 1;
-    auto& s = *reinterpret_cast<shared*>(context.scratch());
-    auto&& group = context.group();
-    const std::uint32_t size = head.size;
-    context.sync();  // the scratch may still be in use for the queries before these
-    for (std::uint32_t row = context.group_index(); row < rows; row += context.group_count()) {
-      float* total = s.total + row * detail::largest_head;
-      group.for_each(size, [=](std::uint32_t d) { total[d] = 0.0f; });
-      if (group.rank() == 0) {
-        s.most[row] = cohort::detail::minus_infinity();
-        s.weight[row] = 0.0f;
-      }
-    }
-    const std::uint32_t reach = head.causal ? first + rows : head.length;
-    for (std::uint32_t begin = 0; begin < reach; begin += block_keys) {
-      const std::uint32_t keys = reach - begin < block_keys ? reach - begin : block_keys;
-      context.sync();
-      const T* k = head.k + std::size_t{begin} * head.k_stride;
-      const std::size_t k_stride = head.k_stride;
-      float* staged = s.key;
-      const std::uint32_t groups = context.group_count();
-      // Four keys at a time: a load may not be moved before a store to memory that could be the same.
-      for (std::uint32_t j = context.group_index(); j < keys; j += 4 * groups) {
-        group.for_each(size, [=](std::uint32_t d) {
-          float taken[4] = {};
-          for (std::uint32_t i = 0; i < 4; ++i) {
-            if (j + i * groups < keys) taken[i] = to_float(k[(j + i * groups) * k_stride + d]);
-          }
-          for (std::uint32_t i = 0; i < 4; ++i) {
-            if (j + i * groups < keys) staged[d * pitch + j + i * groups] = taken[i];
-          }
-        });
-      }
-      context.sync();
-      for (std::uint32_t row = context.group_index(); row < rows; row += context.group_count()) {
-        const std::uint32_t query = first + row;
-        std::uint32_t visible = keys;
-        if (head.causal) {
-          if (query < begin) continue;
-          visible = query - begin + 1 < keys ? query - begin + 1 : keys;
-        }
-        const T* q = head.q + std::size_t{query} * head.q_stride;
-        const T* v = head.v + std::size_t{begin} * head.v_stride;
-        const float* key = s.key;
-        float* score = s.score + row * block_keys;
-        float* total = s.total + row * detail::largest_head;
-        const float scale = head.scale;
-        const std::size_t stride = head.v_stride;
-        const float before = s.most[row];
-        const float weight = s.weight[row];
-        const float now = cohort::detail::larger{}(before, group.max(visible, [=](std::uint32_t j) {
-          float dot = 0.0f;
-          for (std::uint32_t d = 0; d < size; ++d) dot += to_float(q[d]) * key[d * pitch + j];
-          score[j] = dot * scale;
-          return dot * scale;
-        }));
-        const float base = now == cohort::detail::minus_infinity() ? 0.0f : now;  // as in update_softmax
-        const float correction = detail::exp(before - base);
-        group.sync();
-        const float sum = group.sum(visible, [=](std::uint32_t j) {
-          const float power = detail::exp(score[j] - base);
-          score[j] = power;
-          return power;
-        });
-        group.sync();
-        group.for_each(size, [=](std::uint32_t d) {
-          float value = total[d] * correction;
-          for (std::uint32_t j = 0; j < visible; ++j) value += score[j] * to_float(v[j * stride + d]);
-          total[d] = value;
-        });
-        if (group.rank() == 0) {
-          s.most[row] = now;
-          s.weight[row] = weight * correction + sum;
-        }
-      }
-    }
-    group.sync();
-    for (std::uint32_t row = context.group_index(); row < rows; row += context.group_count()) {
-      const float* total = s.total + row * detail::largest_head;
-      const float weight = s.weight[row];
-      T* out = head.out + (std::size_t{first} + row) * head.out_stride;
-      group.for_each(size, [=](std::uint32_t d) { out[d] = from_float<T>(total[d] / weight); });
-    }
   }
 };
 

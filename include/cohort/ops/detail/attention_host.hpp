@@ -4,6 +4,7 @@
 #include <cohort/backend/host_simd.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/combine.hpp>
+#include <cohort/ops/detail/attention_head.hpp>
 #include <cohort/ops/detail/math.hpp>
 #include <cohort/types.hpp>
 
@@ -13,23 +14,6 @@
 #include <cstring>
 
 namespace cohort::inline COHORT_ABI::ops::detail {
-
-/// Largest size of a head in every form of attention.
-inline constexpr std::uint32_t largest_head = 128;
-
-/// One head of one sequence. Strides are elements from one token to the next.
-template <class T>
-struct attention_head {
-  const T* q;
-  const T* k;
-  const T* v;
-  T* out;
-  std::size_t q_stride, k_stride, v_stride, out_stride;
-  std::uint32_t length;  ///< tokens of the sequence
-  std::uint32_t size;    ///< elements of the head
-  float scale;
-  bool causal;
-};
 
 inline constexpr std::uint32_t attention_host_queries = 32;
 inline constexpr std::uint32_t attention_host_keys = 64;
