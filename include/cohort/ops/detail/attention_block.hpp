@@ -72,7 +72,6 @@ public:
   COHORT_HD
   void bring(std::byte* to, const T* from, std::uint32_t stride, std::uint32_t rows, std::uint32_t there) {
     const std::uint32_t rank = renewed(context_).rank();
-    COHORT_GEMM_ROLLED
     for (std::uint32_t row = rank >> shift_; row < rows; row += context_.size() >> shift_) {
       const T* const begin = from + std::size_t{row < there ? row : 0} * stride;
       for (std::uint32_t piece = rank & ((1u << shift_) - 1); piece < pieces_; piece += 1u << shift_) {
