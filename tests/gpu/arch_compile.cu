@@ -1,7 +1,10 @@
-// Compiled for every architecture that is supported, never run: the superkernel over ops of each kind.
+// Compiled for every architecture that is supported, never run: the superkernel over ops of each kind, and over one of
+// the library that has forms by architecture.
 #include <cohort/backend/automatic.hpp>
 #include <cohort/backend/cuda.cuh>
 #include <cohort/op.hpp>
+#include <cohort/ops/attention.hpp>
+#include <cohort/types.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -52,7 +55,7 @@ struct alignas(16) sum_op {
   }
 };
 
-using ops = cohort::op_set<scale_op, sum_op>;
+using ops = cohort::op_set<scale_op, sum_op, cohort::ops::attention<cohort::bf16>>;
 
 }  // namespace arch_compile
 
