@@ -5,7 +5,6 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
-#include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
 
@@ -67,16 +66,9 @@ struct alignas(16) mean_pooling {
     if constexpr (Context::cooperative) {
       const mean_pooling op = *this;
       context.for_each(hidden, [=](std::uint32_t column) {
-        constexpr std::uint32_t batch = 8;  // values on their way from memory at a time
         float total = 0.0f;
-        for (std::uint32_t row = 0; row < op.tokens; row += batch) {
-          float taken[batch] = {};
-          COHORT_OPS_UNROLLED
-          for (std::uint32_t i = 0; i < batch; ++i) {
-            if (row + i < op.tokens) taken[i] = to_float(op.x[std::size_t{row + i} * op.hidden + column]);
-          }
-          COHORT_OPS_UNROLLED
-          for (std::uint32_t i = 0; i < batch; ++i) total += taken[i];
+        for (std::uint32_t row = 0; row < op.tokens; ++row) {
+          total += to_float(op.x[std::size_t{row} * op.hidden + column]);
         }
         mean[column] = total * share;
       });

@@ -283,9 +283,13 @@ void attend_at_depth(const Context& context, const attention_part<T>& part) {
 }
 
 /// A part and those behind it. Where everything lies is kept in shared memory, by each warp for itself, and read where
-/// it is needed: registers are for sums.
+/// it is needed: registers are for sums. A function of its own on the device: it takes all registers that there are,
+/// and beside other ops in a superkernel its inner loops would spill.
 template <class T, class Context>
-COHORT_HD
+#if COHORT_DEVICE_PASS
+__noinline__
+#endif
+    COHORT_HD
 void attend_by_tensor_cores(const Context& context, const attention_part<T>& part) {
   const auto group = context.group();
   auto* const kept = reinterpret_cast<attention_part<T>*>(context.scratch() + attention_ring_bytes + 64 * 128);
