@@ -157,8 +157,11 @@ double contest::search(const char* stage, arm& on, const target_times& targets, 
                        std::uint64_t seed) {
   const auto sources = cohort_load::sources_of(tenants_);
   return largest_rate(plan_.search, [&](double rate) {
-    const trial one = load(on, rate, plan_.trial_seconds, sources, seed, law);
-    return show(stage, on, rate, one, targets).attainment >= wanted_attainment;
+    for (int i = 0; i < plan_.trials; ++i) {
+      const trial one = load(on, rate, plan_.trial_seconds, sources, seed, law);
+      if (show(stage, on, rate, one, targets).attainment >= wanted_attainment) return true;
+    }
+    return false;
   });
 }
 

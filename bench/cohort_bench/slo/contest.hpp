@@ -20,6 +20,7 @@ struct contest_plan {
   search_plan search{};
   int rounds = 3;                ///< searches of each arm, in turn; the median counts
   double trial_seconds = 0.35;   ///< of one load in a search, after its warm-up
+  int trials = 3;                ///< a rate attains when one of them does: a host that stops for some ms fails any arm
   double steady_seconds = 3;     ///< of one load in the tests of fairness
   double times_alone = 10;       ///< a target is so many times the least time alone of any arm,
   double least_target_us = 500;  ///< but no shorter: five windows of a batcher
