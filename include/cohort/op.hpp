@@ -41,11 +41,22 @@ struct coalescing_key {
 /// Largest op descriptor in bytes. Descriptors travel to the device with each submission: 64 bytes are worth aiming at.
 inline constexpr std::size_t max_op_size = 256;
 
+/// Device memory in which the tiles of one record meet: a piece of `device_exchange_bytes` and a counter for each tile,
+/// side by side. It belongs to the record from the start of its packet until the packet is complete. Pieces are
+/// uninitialised; counters are zero, and must be zero again when the last of the record's tiles ends.
+struct tile_exchange {
+  std::byte* pieces = nullptr;        ///< that of tile 0
+  std::uint32_t* counters = nullptr;  ///< that of tile 0
+  std::uint32_t tiles = 0;            ///< how many of the record's tiles, from tile 0 on, have a piece and a counter
+  std::uint32_t stride = 0;           ///< bytes from one piece to the next, at least what the op declares
+};
+
 /// A tile of a record, as a worker meets it.
 struct tile_work {
   const void* members = nullptr;
   std::uint32_t count = 0;  ///< of members
   std::uint32_t tile = 0;   ///< of the record
+  tile_exchange exchange{};
 };
 
 /// An op whose work is one piece, or some independent tiles, of its own: `tiles()` and `run(context, tile) const`.
@@ -84,6 +95,9 @@ concept fusable_op = planned_op<Op> && requires(const Op& op) {
 /// - `error_code check() const`: host-side check of the descriptor, called before the op is accepted;
 /// - `op_cost cost() const`: feeds the scheduler's estimate of device time;
 /// - `static constexpr std::uint32_t device_scratch_bytes` / `host_scratch_bytes`: storage behind `context.scratch()`;
+/// - of an op with `run_batch`, `static constexpr std::uint32_t device_exchange_bytes`: device memory of each tile in
+///   `tile_work::exchange`, a multiple of 128. There is some for as many tiles of a packet as the device has blocks;
+///   the op must do without where `exchange.tiles` says so;
 /// - of a planned op, `static double padding(std::span<const Op> members, const machine_shape&)`: after `plan`, the
 /// part
 ///   of what its tiles compute, 0 to below 1, that lies beyond the result. Only observers are told.
@@ -98,6 +112,16 @@ template <class Op>
 constexpr std::uint32_t device_scratch_bytes() {
   if constexpr (requires { Op::device_scratch_bytes; }) {
     return Op::device_scratch_bytes;
+  } else {
+    return 0;
+  }
+}
+
+template <class Op>
+constexpr std::uint32_t device_exchange_bytes() {
+  if constexpr (requires { Op::device_exchange_bytes; }) {
+    static_assert(Op::device_exchange_bytes % 128 == 0);
+    return Op::device_exchange_bytes;
   } else {
     return 0;
   }
@@ -235,6 +259,9 @@ struct op_set {
   static constexpr std::uint16_t index_of = detail::position_of<Op, Ops...>();
 
   static constexpr std::uint32_t device_scratch_bytes = std::max({detail::device_scratch_bytes<Ops>()...});
+
+  /// Bytes between the pieces of a `tile_exchange`.
+  static constexpr std::uint32_t device_exchange_bytes = std::max({detail::device_exchange_bytes<Ops>()...});
 
   static constexpr std::uint32_t host_scratch_bytes = std::max({detail::host_scratch_bytes<Ops>()...});
 

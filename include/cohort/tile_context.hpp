@@ -38,6 +38,9 @@ concept thread_team =
 /// - `Context::cooperative`: constant; false when the team is one thread, so that loops may be written to vectorise.
 /// - `group()`: this thread's group, itself a `thread_team`; `group_index()` of `group_count()`.
 ///   Rows that are independent go one to a group: `for (r = c.group_index(); r < rows; r += c.group_count())`.
+/// - `arrive_last(counter, teams)`, of cooperative contexts: whether this team is the last of `teams` that call it with
+///   one counter of a `tile_exchange`. The last sees what the others wrote before; the counter is zero again then. A
+///   barrier over the team; it waits for no other team.
 /// - `scratch()`: storage shared by the team, aligned to 128 bytes, of the size the op declares
 ///   (`device_scratch_bytes`, `host_scratch_bytes`); uninitialised at the start of every tile.
 ///

@@ -6,6 +6,7 @@
 #include <cohort/tile_context.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <barrier>
 #include <cstddef>
 #include <cstdint>
@@ -89,16 +90,31 @@ public:
     context(block_emulator& block, std::uint32_t thread)
         : team(block.block_, thread, Threads),
           scratch_(block.scratch_),
+          last_(&block.last_),
           thread_(thread),
           group_(*block.groups_[thread / GroupSize], thread % GroupSize, GroupSize) {}
 
     std::byte* scratch() const { return scratch_; }
+
+    bool arrive_last(std::uint32_t* counter, std::uint32_t teams) const {
+      this->sync();
+      if (thread_ == 0) {
+        // Acquire and release: as on the device.
+        const std::uint32_t before = std::atomic_ref(*counter).fetch_add(1, std::memory_order_acq_rel);
+        *last_ = before + 1 == teams;
+        if (*last_) std::atomic_ref(*counter).store(0, std::memory_order_relaxed);  // nobody else comes any more
+      }
+      this->sync();
+      return *last_;
+    }
+
     std::uint32_t group_index() const { return thread_ / GroupSize; }
     std::uint32_t group_count() const { return Threads / GroupSize; }
     const team& group() const { return group_; }
 
   private:
     std::byte* scratch_;
+    bool* last_;
     std::uint32_t thread_;
     team group_;
   };
@@ -170,6 +186,7 @@ private:
   std::barrier<> turn_;
   std::size_t scratch_bytes_;
   std::byte* scratch_;
+  bool last_ = false;
   std::vector<std::unique_ptr<team_state>> groups_;
   std::vector<std::thread> threads_;
   const std::function<void(context&, std::uint32_t)>* work_ = nullptr;

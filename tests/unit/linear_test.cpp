@@ -234,6 +234,7 @@ public:
   std::uint32_t rank() const { return inner_->rank(); }
   std::uint32_t size() const { return inner_->size(); }
   std::byte* scratch() const { return inner_->scratch(); }
+  bool arrive_last(std::uint32_t* counter, std::uint32_t teams) const { return inner_->arrive_last(counter, teams); }
   std::uint32_t group_index() const { return inner_->group_index(); }
   team group() const { return {inner_->group(), lags_}; }
   void sync() const {

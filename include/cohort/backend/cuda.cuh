@@ -191,6 +191,10 @@ public:
         placement_(detail::place_superkernel(kernel(), Ops::device_scratch_bytes, options.device)),
         ring_memory_(detail::make_cuda_host_memory(sizeof(detail::host_ring), "cohort: mapped memory of the ring")),
         device_ring_memory_(detail::make_cuda_memory(sizeof(detail::device_ring), "cohort: device memory of the ring")),
+        exchange_memory_(detail::make_cuda_memory(exchange_tiles() * std::size_t{Ops::device_exchange_bytes},
+                                                  "cohort: device memory in which tiles meet")),
+        exchange_counters_(
+            detail::make_cuda_memory(exchange_tiles() * sizeof(std::uint32_t), "cohort: counters of tiles that meet")),
         device_bytes_(device_bytes(options)),
         device_memory_(detail::make_cuda_memory(device_bytes_, "cohort: cuda_options::device_bytes")),
         pinned_memory_(detail::make_cuda_host_memory(options.pinned_bytes, "cohort: cuda_options::pinned_bytes")),
@@ -202,6 +206,10 @@ public:
         rates_(estimate_rates()) {
     detail::cuda_check(cudaMemset(device_ring_memory_.get(), 0, sizeof(detail::device_ring)),
                        "cohort: clearing the ring");
+    if (exchange_counters_) {
+      detail::cuda_check(cudaMemset(exchange_counters_.get(), 0, exchange_tiles() * sizeof(std::uint32_t)),
+                         "cohort: clearing the counters of tiles that meet");
+    }
     detail::cuda_check(cudaDeviceSynchronize(), "cohort: clearing the ring");
     if (const error_code failed = ring_.prove()) {
       end();
@@ -216,6 +224,8 @@ public:
     // Here, while the device is current.
     pinned_memory_.reset();
     device_memory_.reset();
+    exchange_counters_.reset();
+    exchange_memory_.reset();
     device_ring_memory_.reset();
     ring_memory_.reset();
   }
@@ -279,6 +289,11 @@ private:
     return options;
   }
 
+  /// In each slot of the ring one for every block: an op that spreads a tile over blocks makes no more parts.
+  std::size_t exchange_tiles() const noexcept {
+    return Ops::device_exchange_bytes == 0 ? 0 : std::size_t{detail::ring_slots} * placement_.blocks;
+  }
+
   static std::size_t device_bytes(const cuda_options& options) {
     if (options.device_bytes != 0) return options.device_bytes;
     std::size_t free = 0;
@@ -294,6 +309,9 @@ private:
     detail::residency all;
     all.host = static_cast<detail::host_ring*>(ring_memory_.get());
     all.device = static_cast<detail::device_ring*>(device_ring_memory_.get());
+    all.exchange_tiles = static_cast<std::uint32_t>(exchange_tiles() / detail::ring_slots);
+    all.exchange_pieces = static_cast<std::byte*>(exchange_memory_.get());
+    all.exchange_counters = static_cast<std::uint32_t*>(exchange_counters_.get());
     all.linger = ns(options_.linger);
     all.limit = ns(options_.time_limit);
     // A device that draws a desktop kills kernels that stay for seconds.
@@ -331,6 +349,8 @@ private:
     launcher_.abandon();
     (void)pinned_memory_.release();
     (void)device_memory_.release();
+    (void)exchange_counters_.release();
+    (void)exchange_memory_.release();
     (void)device_ring_memory_.release();
     (void)ring_memory_.release();
   }
@@ -342,6 +362,8 @@ private:
   const detail::cuda_placement placement_;
   detail::cuda_host_memory ring_memory_;
   detail::cuda_memory device_ring_memory_;
+  detail::cuda_memory exchange_memory_;
+  detail::cuda_memory exchange_counters_;
   std::size_t device_bytes_;
   detail::cuda_memory device_memory_;
   detail::cuda_host_memory pinned_memory_;

@@ -88,6 +88,7 @@ public:
   struct storage {
     typename block_reduce::TempStorage reduce;
     float result;
+    std::uint32_t arrived;
   };
 
   /// `scratch`: shared memory, aligned to 128 bytes, at least `op_set::device_scratch_bytes`.
@@ -131,6 +132,27 @@ public:
   void sync() const {
 #if COHORT_DEVICE_PASS
     __syncthreads();
+#endif
+  }
+
+  COHORT_HD
+  bool arrive_last([[maybe_unused]] std::uint32_t* counter, [[maybe_unused]] std::uint32_t teams) const {
+#if COHORT_DEVICE_PASS
+    __syncthreads();
+    if (thread_ == 0) {
+      std::uint32_t before;
+      // Release: what this block's threads wrote before the barrier; acquire: what those of the others did. Wraps to
+      // zero at the last arrival.
+      asm volatile("atom.inc.acq_rel.gpu.global.u32 %0, [%1], %2;"
+                   : "=r"(before)
+                   : "l"(counter), "r"(teams - 1)
+                   : "memory");
+      storage_->arrived = before;
+    }
+    __syncthreads();
+    return storage_->arrived + 1 == teams;
+#else
+    return true;
 #endif
   }
 

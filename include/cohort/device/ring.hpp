@@ -165,6 +165,12 @@ struct residency {
   std::uint32_t until = 0;      ///< when bounded: ticket that is not taken any more
   std::uint32_t bounded = 0;    ///< 1: ends at `until`
   std::uint32_t sm_budget = 0;  ///< multiprocessors that take part, at least 1
+
+  /// Where tiles of a packet meet (`tile_exchange`): for each ring slot `exchange_tiles` pieces of the op set's size,
+  /// and as many counters, zeroed once, before the first launch. By (a) and (b) a slot's next packet finds them unused.
+  std::uint32_t exchange_tiles = 0;
+  std::byte* exchange_pieces = nullptr;
+  std::uint32_t* exchange_counters = nullptr;
 };
 
 }  // namespace cohort::inline COHORT_ABI::detail

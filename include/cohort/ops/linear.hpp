@@ -43,6 +43,7 @@ struct alignas(16) linear {
                                       : std::is_same_v<T, fp16> ? "linear<fp16>"
                                                                 : "linear<bf16>";
   static constexpr std::uint32_t device_scratch_bytes = detail::gemm::block_scratch_bytes;
+  static constexpr std::uint32_t device_exchange_bytes = detail::gemm::part_bytes;
   static constexpr std::uint32_t host_scratch_bytes = sizeof(detail::gemm::host_scratch);
 
   const T* x = nullptr;
@@ -54,9 +55,9 @@ struct alignas(16) linear {
   std::uint32_t n = 0;
   std::uint32_t k = 0;
   activation act = activation::none;
-  std::uint8_t fault = 0;    ///< what `make_linear` found wrong: an errc, 0 for nothing
-  std::uint8_t variant = 0;  ///< note of `plan`: the tile shape
-  std::uint8_t reserved = 0;
+  std::uint8_t fault = 0;        ///< what `make_linear` found wrong: an errc, 0 for nothing
+  std::uint8_t variant = 0;      ///< note of `plan`: the tile shape
+  std::uint8_t parts = 1;        ///< note of `plan`: tiles that share one piece of the product, each a segment of K
   std::uint32_t first_row = 0;   ///< note of `plan`: where this member's rows begin in the stack
   std::uint32_t total_rows = 0;  ///< note of `plan`: rows of the stack
 
@@ -91,7 +92,7 @@ struct alignas(16) linear {
   COHORT_HD
   static void run(Context& context, const linear* members, std::uint32_t count, std::uint32_t tile) {
     if constexpr (Context::cooperative) {
-      const tile_work one{members, count, tile};
+      const tile_work one{members, count, tile, {}};
       detail::gemm::run_block<linear>(context, &one, 1);
     } else {
       detail::gemm::run_host(context.scratch(), members, count, tile);
@@ -220,19 +221,20 @@ std::uint32_t linear<T>::plan(std::span<linear> members, const machine_shape& sh
   }
   const linear& first = members.front();
   detail::gemm::tile_extent extent{};
-  std::uint8_t chosen = 0;
+  detail::gemm::block_choice chosen{};
   if (shape.host) {
     extent = {detail::gemm::host_rows, detail::gemm::choose_host_columns(total, first.n, first.k, shape.workers)};
-    chosen = static_cast<std::uint8_t>(extent.columns / detail::gemm::host_chunk);
+    chosen.variant = static_cast<std::uint8_t>(extent.columns / detail::gemm::host_chunk);
   } else {
-    chosen = detail::gemm::choose_block_variant<T>(total, first.n, shape.workers);
-    extent = detail::gemm::block_tile<T>(chosen);
+    chosen = detail::gemm::choose_block<T>(total, first.n, first.k, shape.workers);
+    extent = detail::gemm::block_tile<T>(chosen.variant);
   }
   for (linear& member : members) {
     member.total_rows = total;
-    member.variant = chosen;
+    member.variant = chosen.variant;
+    member.parts = chosen.parts;
   }
-  return static_cast<std::uint32_t>(detail::gemm::tiles_of(total, first.n, extent));
+  return static_cast<std::uint32_t>(detail::gemm::tiles_of(total, first.n, extent) * chosen.parts);
 }
 
 template <element T>

@@ -9,6 +9,7 @@
 #include <cohort/ops/gemm/block_tensor.hpp>
 #include <cohort/ops/gemm/pipeline.hpp>
 #include <cohort/ops/gemm/rows.hpp>
+#include <cohort/ops/gemm/segments.hpp>
 #include <cohort/ops/gemm/warpgroup.hpp>
 #include <cohort/types.hpp>
 
@@ -64,6 +65,29 @@ std::uint8_t choose_block_variant(std::uint64_t rows, std::uint32_t columns, std
     if ((holds_all && next_is_taller) || tiles(variant) <= workers / 2) return variant;
   }
   return tiles(last) < workers / 2 ? last - 1 : last;
+}
+
+/// What a product gets: its tile shape, and how many blocks share a tile by segments of K, 1 or all segments.
+struct block_choice {
+  std::uint8_t variant = 0;
+  std::uint8_t parts = 1;
+};
+
+/// Tile shapes, from the smallest on, whose sums fit the memory of a part.
+template <class T>
+inline constexpr std::uint8_t shared_variants = block_variants<T> - 1;
+
+/// Shares tiles where there are blocks enough for all of their segments at once: the smallest such tile. Where only the
+/// tiles themselves fill the workers, they walk through K alone. No tile is shared where a smaller one holds all rows.
+template <class T>
+block_choice choose_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth, std::uint32_t workers) {
+  const std::uint32_t segments = segments_of(columns, depth);
+  for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants<T>; ++variant) {
+    const tile_extent tile = block_tile<T>(variant);
+    if (tiles_of(rows, columns, tile) * segments <= workers) return {variant, static_cast<std::uint8_t>(segments)};
+    if (rows <= tile.rows && block_tile<T>(variant + 1u).rows > tile.rows) break;
+  }
+  return {choose_block_variant<T>(rows, columns, workers), 1};
 }
 
 /// Engines of the variants of `block_tile<T>`. fp32 is always computed by multiply-adds.
@@ -126,7 +150,7 @@ COHORT_HD
 bool may_chain(const tile_work& one, const tile_work& next) {
   const auto* const a = static_cast<const Op*>(one.members);
   const auto* const b = static_cast<const Op*>(next.members);
-  return a->variant == b->variant && a->k >= chained_depth && b->k >= chained_depth;
+  return a->variant == b->variant && a->parts == 1 && b->parts == 1 && a->k >= chained_depth && b->k >= chained_depth;
 }
 
 /// Tiles of a block of `block_threads` threads in groups of 32, one after the other.

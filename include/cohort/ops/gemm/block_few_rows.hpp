@@ -16,7 +16,7 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 /// Tiles of 4 rows x 32 features: a warp has a row and each of its lanes a feature, so that a weight is read from
 /// shared memory once per row that exists; warps without a row only load.
 ///
-/// Every sum is one chain of multiply-adds in ascending k, as in `ffma_tile`: same bits.
+/// Every segment's sum is one chain of multiply-adds in ascending k, as in `ffma_tile`: same bits.
 template <std::uint32_t Slice, std::uint32_t Stages>
 struct few_rows_tile {
   static constexpr std::uint32_t rows = block_threads / 32;

@@ -17,7 +17,7 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 /// and 4 along the rows, so that a 16-byte load of a warp touches 8 (or 4) different pieces of shared memory, all in
 /// different banks, and a store of a warp fills whole sectors of 32 bytes.
 ///
-/// Every sum is one chain of multiply-adds in ascending k, whatever the tile's shape.
+/// Every segment's sum is one chain of multiply-adds in ascending k, whatever the tile's shape.
 template <std::uint32_t RowsPerThread, std::uint32_t FeaturesPerThread, std::uint32_t Stages>
 struct ffma_tile {
   static constexpr std::uint32_t rows = 8 * RowsPerThread;

@@ -19,8 +19,8 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 /// Tiles of Rows (of x) x 64 (features) in slices of 64 k-values: rows of 128 bytes, those of the weights first. A warp
 /// computes 16 features times all rows.
 ///
-/// Every sum is one chain of steps of 16 k-values in ascending order, zeros behind the end of K, whatever the tile's
-/// shape.
+/// Every segment's sum is one chain of steps of 16 k-values in ascending order, zeros behind the end of K, whatever the
+/// tile's shape.
 template <std::uint32_t Rows, std::uint32_t Stages, arithmetic Units>
 struct tensor_tile {
   static constexpr std::uint32_t rows = Rows;

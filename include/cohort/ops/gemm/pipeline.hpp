@@ -7,6 +7,7 @@
 #include <cohort/op.hpp>
 #include <cohort/ops/gemm/primitives.hpp>
 #include <cohort/ops/gemm/rows.hpp>
+#include <cohort/ops/gemm/segments.hpp>
 #include <cohort/types.hpp>
 
 #include <cstddef>
@@ -24,7 +25,7 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 //   stage_bytes
 //   place(row, piece)         where a 16-byte piece of a row lies; rows that are `rows_at_once` apart lie alike
 //   feature_of(row)           which feature of the tile a weight row holds; alike, too
-//   sums                      what one thread holds of the tile, an array of floats
+//   sums                      what one thread holds of the tile, an array of arrays of floats
 //   arrived()                                       a thread's copies of a slice are there, before the barrier
 //   begin<T>(context, stage, sums)                  before the next copies are issued
 //   end<T>(context, stage, table, sums)             after them: the slice is in the sums
@@ -51,13 +52,14 @@ class feeder {
   static_assert(all_threads_have_rows || Engine::rows < rows_at_once);
 
 public:
-  /// Begins with slice 0 of a tile. `table` must be known to all threads, and stay until the last slice.
+  /// Begins with the slice at `k` of a tile. `table` must be known to all threads, and stay until the last slice.
   COHORT_HD
-  void open(const layer_view<T>& layer, std::uint32_t feature, const tile_row<T>* table, std::uint32_t thread) {
+  void open(const layer_view<T>& layer, std::uint32_t feature, std::uint32_t k, const tile_row<T>* table,
+            std::uint32_t thread) {
     const std::uint32_t row = thread / pieces;
     const std::uint32_t mine = feature + Engine::feature_of(row);
     place_ = Engine::place(row, thread % pieces);
-    k_ = thread % pieces * piece;
+    k_ = k + thread % pieces * piece;
     depth_ = layer.k;
     features_ = mine < layer.n ? layer.n - mine : 0;
     w_ = layer.w + static_cast<std::size_t>(features_ == 0 ? 0 : mine) * layer.k;
@@ -133,10 +135,13 @@ private:
   bool aligned_;
 };
 
-/// Where a tile lies in its product.
+/// Where a tile lies in its product, and its way through K.
 struct tile_corner {
   std::uint32_t row;
   std::uint32_t feature;
+  std::uint32_t k;        ///< where it begins
+  std::uint32_t slices;   ///< of the whole way
+  std::uint32_t segment;  ///< slices of a segment; the last may have fewer
 };
 
 /// Shared memory of an engine: stages, the rows of two tiles, what `find_rows` needs, and where all tiles lie.
@@ -145,8 +150,40 @@ inline constexpr std::uint32_t pipeline_bytes =
     Engine::stages * Engine::stage_bytes + 2 * Engine::rows * sizeof(tile_row<T>) + Engine::rows * 4 +
     chained_tiles * sizeof(tile_corner);
 
+/// Whether tiles of this engine may be shared by blocks, a segment of K for each.
+template <class Engine>
+inline constexpr bool may_share = Engine::rows * Engine::columns * sizeof(float) <= part_bytes;
+
+/// Of a part its segment alone, of a whole tile all of them.
+template <class Engine, class Op>
+COHORT_HD
+tile_corner corner_of(const tile_place<Op>& at, bool part) {
+  const std::uint32_t k = at.members->k;
+  const std::uint32_t depth = segment_depth(at.members->n, k);
+  const std::uint32_t begin = part ? at.part * depth : 0;
+  const std::uint32_t end = part && depth < k - begin ? begin + depth : k;
+  return {at.row, at.feature, begin, (end - begin + Engine::slice - 1) / Engine::slice, depth / Engine::slice};
+}
+
+/// After a part: hands in its sums. True for the block that came last; its `sums` are then those of the tile.
+template <class Engine, class Op, class Context>
+COHORT_HD
+bool meet(const Context& context, const tile_work& work, typename Engine::sums& sums) {
+  const auto& op = *static_cast<const Op*>(work.members);
+  const std::uint32_t down = (op.total_rows + Engine::rows - 1) / Engine::rows;
+  const std::uint32_t strip = work.tile / down;
+  const std::uint32_t parts = op.parts;
+  const std::uint32_t first = work.tile - strip % parts * down;  // the tile's first part
+  std::byte* const pieces = work.exchange.pieces;
+  put_part(pieces + std::size_t{work.tile} * work.exchange.stride, context.rank(), sums);
+  if (!context.arrive_last(work.exchange.counters + first, parts)) return false;
+  add_parts(pieces + std::size_t{first} * work.exchange.stride, std::size_t{down} * work.exchange.stride, parts,
+            context.rank(), sums);
+  return true;
+}
+
 /// Runs tiles one after the other: while one ends and is stored, the first slices of the next are on their way. At most
-/// `chained_tiles`, and more than one only if their K is at least `chained_depth`.
+/// `chained_tiles`, and more than one only if their K is at least `chained_depth` and none is a part.
 template <class Engine, class Op, class Context>
 COHORT_HD
 void run_pipeline(const Context& context, const tile_work* works, std::uint32_t count) {
@@ -159,26 +196,33 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
 
   auto* const corners = reinterpret_cast<tile_corner*>(owner + Engine::rows);
 
-  const auto slices_of = [](std::uint32_t k) { return (k + Engine::slice - 1) / Engine::slice; };
+  // Parts whose product has not the memory to meet in: the first of each tile computes it all.
+  bool part = false;
+  if constexpr (may_share<Engine>) {
+    const auto& op = *static_cast<const Op*>(works->members);
+    if (op.parts != 1) {
+      const std::uint32_t down = (op.total_rows + Engine::rows - 1) / Engine::rows;
+      const std::uint32_t across = (op.n + Engine::columns - 1) / Engine::columns;
+      part = works->exchange.tiles >= down * across * op.parts;
+      if (!part && works->tile / down % op.parts != 0) return;
+    }
+  }
+
   const auto place = [&](std::uint32_t tile) { return place_of<Op, Engine::rows, Engine::columns>(works[tile]); };
   feeder<Engine, T> feed;
   const auto open = [&](std::uint32_t tile, std::uint32_t table) {
-    feed.open(layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature,
+    feed.open(layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature, corners[tile].k,
               tables + table * Engine::rows, thread);
   };
 
   // Worked out once, each by another thread: it takes a division, and the loop over slices has no registers for it.
-  if (thread < count) {
-    const tile_place<Op> at = place(thread);
-    corners[thread] = {at.row, at.feature};
-  }
+  if (thread < count) corners[thread] = corner_of<Engine>(place(thread), part);
   find_rows<Engine::rows>(context, place(0), tables, owner);
   context.sync();
   open(0, 0);
   async_copies copies;
   for (std::uint32_t s = 0; s + 1 < stages; ++s) {
-    if (s < slices_of(static_cast<const Op*>(works[0].members)->k))
-      feed.load(copies, scratch + s * Engine::stage_bytes);
+    if (s < corners[0].slices) feed.load(copies, scratch + s * Engine::stage_bytes);
     copies.commit();
   }
 
@@ -187,9 +231,11 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
   COHORT_GEMM_ROLLED
   for (std::uint32_t tile = 0; tile < count; ++tile) {
     const bool last = tile + 1 == count;
-    const std::uint32_t slices = slices_of(static_cast<const Op*>(works[tile].members)->k);
+    const std::uint32_t slices = corners[tile].slices;
+    std::uint32_t segment_end = corners[tile].segment;
     std::uint32_t next_table = table;
     typename Engine::sums sums = {};
+    running_total<typename Engine::sums> total;
     COHORT_GEMM_ROLLED
     for (std::uint32_t s = 0; s < slices; ++s) {
       copies.template wait<stages - 2>();
@@ -208,12 +254,20 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
         const std::uint32_t row = corners[tile + 1].row;
         if (next.members != works[tile].members || row != corners[tile].row) {
           next_table = 1 - table;
-          const tile_place<Op> at{static_cast<const Op*>(next.members), next.count, row, 0};
+          const tile_place<Op> at{static_cast<const Op*>(next.members), next.count, row, 0, 0};
           find_rows<Engine::rows>(context, at, tables + next_table * Engine::rows, owner);
         }
       }
       Engine::template end<T>(context, present, tables + table * Engine::rows, sums);
       stage = stage + 1 == stages ? 0 : stage + 1;
+      if (s + 1 == segment_end && s + 1 < slices) {
+        total.end_segment(sums, segment_end == corners[tile].segment);
+        segment_end += corners[tile].segment;
+      }
+    }
+    if (segment_end > corners[tile].segment) total.end_tile(sums);
+    if constexpr (may_share<Engine>) {
+      if (part && !meet<Engine, Op>(context, works[tile], sums)) continue;
     }
     Engine::store(context, layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature,
                   tables + table * Engine::rows, sums);

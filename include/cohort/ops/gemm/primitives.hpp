@@ -35,6 +35,24 @@ inline float add(float a, float b) {
 #endif
 }
 
+/// A float in device memory that another block wrote or will read: by way of L2, where all blocks meet.
+COHORT_HD
+inline void store_shared_by_blocks(float* to, float value) {
+#if COHORT_DEVICE_PASS
+  __stcg(to, value);
+#else
+  *to = value;
+#endif
+}
+COHORT_HD
+inline float load_shared_by_blocks(const float* from) {
+#if COHORT_DEVICE_PASS
+  return __ldcg(from);
+#else
+  return *from;
+#endif
+}
+
 #if COHORT_GEMM_HAS_MMA
 
 /// Four elements of 16 bits as two registers, and back.

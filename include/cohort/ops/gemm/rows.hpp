@@ -52,16 +52,20 @@ struct tile_place {
   std::uint32_t count;    ///< of members
   std::uint32_t row;      ///< first row, of the stack
   std::uint32_t feature;  ///< first feature
+  std::uint32_t part;     ///< of the members' `parts`: which segment of K
 };
 
-/// Tiles that share weights are neighbours: they run at the same time, and memory is read once for them.
+/// Tiles that share weights are neighbours: they run at the same time, and memory is read once for them. So the parts
+/// of a tile are as far apart as the product is tiles high.
 template <class Op, std::uint32_t Rows, std::uint32_t Columns>
 COHORT_HD
 inline tile_place<Op> place_of(const tile_work& work) {
   const auto* const members = static_cast<const Op*>(work.members);
   const std::uint32_t down = (members->total_rows + Rows - 1) / Rows;
-  const std::uint32_t column = work.tile / down;
-  return {members, work.count, (work.tile - column * down) * Rows, column * Columns};
+  const std::uint32_t strip = work.tile / down;
+  const std::uint32_t parts = members->parts;
+  const std::uint32_t column = parts == 1 ? strip : strip / parts;
+  return {members, work.count, (work.tile - strip * down) * Rows, column * Columns, strip - column * parts};
 }
 
 /// Fills `table` with TileRows rows of the stack, from `place.row` on. A team of threads, whose next barrier makes the
