@@ -88,6 +88,48 @@ constexpr extent large[] = {{64, 4096, 1024}, {1, 4096, 1024}, {256, 256, 1152},
 
 }  // namespace
 
+/// Alone a product has the device to itself, and its tiles are shared by segments of K; among others it has a few
+/// blocks, and the taller ones walk through K. Many more packets than the ring has slots: counters are used again.
+TEST_CASE_TEMPLATE("device: products with segments of K give the same bits alone and among 63 others", T, float, fp16,
+                   bf16) {
+  using kernels = cohort::op_set<cohort::ops::linear<T>>;
+  cohort::cuda_options options = cohort::testing::cuda_test_options(std::size_t{1} << 24);
+  options.pinned_bytes = std::size_t{1} << 28;
+  boost::asio::io_context io;
+  cohort::executor<kernels> gpu(io, std::make_unique<cohort::cuda_backend<kernels>>(options),
+                                {.driven_by = cohort::drive::caller});
+  std::mt19937 random(5);
+  std::deque<product<T>> all;
+  constexpr std::size_t depths[] = {768, 801, 1030, 1152};
+  for (std::size_t i = 0; i < 64; ++i) {
+    all.emplace_back(gpu.device(), extent{1 + i * 37 % 130, 33 + i % 3 * 64, depths[i % std::size(depths)]}, random);
+  }
+  const auto bits = [](const product<T>& p) {
+    const auto bytes = std::as_bytes(p.y.span());
+    return std::vector<std::byte>(bytes.begin(), bytes.end());
+  };
+  std::vector<std::vector<std::byte>> alone;
+  for (auto& each : all) {
+    gpu.run(multiply<T>(gpu, each));
+    CHECK(each.error() < tolerance<T>);
+    alone.push_back(bits(each));
+  }
+  for (int round = 0; round < cohort::testing::rounds(50); ++round) {
+    for (auto& each : all) std::memset(static_cast<void*>(each.y.data()), 0xff, each.y.size_bytes());
+    std::vector<cohort::task<>> tasks;
+    for (auto& each : all) tasks.push_back(multiply<T>(gpu, each));
+    if (round % 2 == 0) {
+      gpu.run(cohort::when_all(std::move(tasks)));
+    } else {
+      for (auto& each : tasks) gpu.run(std::move(each));
+    }
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      INFO("round ", round, ", product ", i);
+      CHECK(bits(all[i]) == alone[i]);
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("device: every shape of the table gives the product", T, float, fp16, bf16) {
   using kernels = cohort::op_set<cohort::ops::linear<T>>;
   cohort::cuda_options options = cohort::testing::cuda_test_options(std::size_t{1} << 24);

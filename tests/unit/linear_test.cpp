@@ -158,6 +158,8 @@ struct engine {
   int variant = -1;  // of a block; -1: as planned
   std::uint32_t workers = 8;
   std::uint32_t batch = 3;  // tiles that a block gets at a time
+  bool shared = false;      // a tile's segments of K are parts, each a tile of its own
+  bool memory = true;       // there is room for all parts to meet
 };
 
 using emulator = testing::block_emulator<128, 32>;
@@ -166,6 +168,26 @@ emulator& block() {
   static emulator instance(gemm::block_scratch_bytes);
   return instance;
 }
+
+/// Where the tiles of a record meet, as the superkernel gives it.
+class exchange_memory {
+public:
+  exchange_memory(std::uint32_t tiles, std::uint32_t offered)
+      : counters_(tiles), pieces_(tiles * std::size_t{gemm::part_bytes} / sizeof(float), std::nanf("")) {
+    exchange_ = {reinterpret_cast<std::byte*>(pieces_.data()), counters_.data(), offered, gemm::part_bytes};
+  }
+
+  operator tile_exchange() const { return exchange_; }
+
+  bool counters_are_zero() const {
+    return std::all_of(counters_.begin(), counters_.end(), [](std::uint32_t count) { return count == 0; });
+  }
+
+private:
+  std::vector<std::uint32_t> counters_;
+  std::vector<float> pieces_;
+  tile_exchange exchange_;
+};
 
 template <class T>
 void run(const engine& e, std::vector<ops::linear<T>> members) {
@@ -181,15 +203,22 @@ void run(const engine& e, std::vector<ops::linear<T>> members) {
     return;
   }
   if (e.variant >= 0) {
-    for (auto& member : members) member.variant = static_cast<std::uint8_t>(e.variant);
+    const std::uint32_t parts = e.shared ? gemm::segments_of(members[0].n, members[0].k) : 1;
+    for (auto& member : members) {
+      member.variant = static_cast<std::uint8_t>(e.variant);
+      member.parts = static_cast<std::uint8_t>(parts);
+    }
     tiles = static_cast<std::uint32_t>(gemm::tiles_of(members[0].total_rows, members[0].n,
-                                                      gemm::block_tile<T>(static_cast<std::uint32_t>(e.variant))));
+                                                      gemm::block_tile<T>(static_cast<std::uint32_t>(e.variant)))) *
+            parts;
   }
+  exchange_memory exchange(tiles, e.memory ? tiles : tiles - 1);
   // As a worker of several gets them: every other tile, some at a time.
   constexpr std::uint32_t workers = 2;
   std::vector<tile_work> works;
   for (std::uint32_t worker = 0; worker < workers; ++worker) {
-    for (std::uint32_t tile = worker; tile < tiles; tile += workers) works.push_back({members.data(), count, tile});
+    for (std::uint32_t tile = worker; tile < tiles; tile += workers)
+      works.push_back({members.data(), count, tile, exchange});
   }
   const auto batches = static_cast<std::uint32_t>((works.size() + e.batch - 1) / e.batch);
   block().run(batches, [&](emulator::context& context, std::uint32_t turn) {
@@ -204,6 +233,7 @@ void run(const engine& e, std::vector<ops::linear<T>> members) {
       gemm::run_block<ops::linear<T>, gemm::arithmetic::scalar>(context, some, length);
     }
   });
+  CHECK(exchange.counters_are_zero());
 }
 
 /// A context in which the threads of one warp fall behind after every barrier: the others run into what it still reads
@@ -429,7 +459,7 @@ TEST_SUITE("linear") {
         const auto tiles = static_cast<std::uint32_t>(gemm::tiles_of(64, 64, extent));
         const std::uint32_t slow = variant % 2 == 0 ? 0 : 3;
         // Both tiles in one batch: a chain where K is deep enough.
-        const tile_work works[] = {{members.data(), 1, 0}, {members.data(), 1, 1}};
+        const tile_work works[] = {{members.data(), 1, 0, {}}, {members.data(), 1, 1, {}}};
         block()([&](emulator::context& context) {
           lagging_context lagging(context, slow);
           ops::linear<T>::run_batch(lagging, works, std::min(2u, tiles));
@@ -491,6 +521,113 @@ TEST_SUITE("linear") {
         }
       }
     }
+  }
+
+  TEST_CASE_TEMPLATE("block: segments of K give the same bits walked by one block or shared by several, on every tile",
+                     T, float, fp16, bf16) {
+    for (const extent size : {extent{1, 70, 768}, extent{19, 33, 801}, extent{130, 40, 1030}}) {
+      weights<T> layer(size.n, size.k, all_forms[3]);
+      request<T> first(layer, size.rows, 7);
+      run<T>({.which = native_block<T>, .variant = 1}, {first.op()});
+      CHECK(first.error() < tolerance<T>);
+      for (engine e : native_engines<T>()) {
+        const bool may_share = e.variant < static_cast<int>(gemm::shared_variants<T>);
+        for (const int way : {0, 1, 2}) {
+          e.shared = way != 0;
+          e.memory = way != 2;
+          if (e.shared && !may_share) continue;
+          CAPTURE(static_cast<int>(e.which));
+          CAPTURE(e.variant);
+          CAPTURE(way);
+          CAPTURE(size.k);
+          request<T> again(layer, size.rows, 7);
+          run<T>(e, {again.op()});
+          CHECK(again.same_bits(first));
+          CHECK(again.y.guards_intact());
+        }
+      }
+    }
+  }
+
+  TEST_CASE_TEMPLATE("block: members with a residual in place share tiles and keep their bits", T, float, bf16) {
+    weights<T> layer(67, 900, all_forms[1]);
+    std::vector<request<T>> alone, together;
+    for (std::size_t i = 0; i < 5; ++i) {
+      for (auto* requests : {&alone, &together}) {
+        request<T>& r = requests->emplace_back(layer, 1 + i * 3, static_cast<std::uint32_t>(i));
+        std::copy_n(r.residual.data(), r.rows * 67, r.y.data());
+      }
+    }
+    const auto in_place = [](request<T>& r) {
+      ops::linear<T> op = r.op();
+      op.residual = op.y;
+      return op;
+    };
+    for (auto& r : alone) run<T>({.which = native_block<T>, .variant = 0}, {in_place(r)});
+    std::vector<ops::linear<T>> members;
+    for (auto& r : together) members.push_back(in_place(r));
+    run<T>({.which = native_block<T>, .variant = 1, .shared = true}, members);
+    for (std::size_t i = 0; i < alone.size(); ++i) CHECK(together[i].same_bits(alone[i]));
+  }
+
+  TEST_CASE_TEMPLATE("block: parts of a tile on blocks that run at the same time end it once", T, float, bf16) {
+    weights<T> layer(40, 1030, all_forms[3]);
+    request<T> first(layer, 6, 7);
+    run<T>({.which = native_block<T>, .variant = 0}, {first.op()});
+    const std::uint32_t parts = gemm::segments_of(40, 1030);
+    REQUIRE(parts == 4);
+    std::vector<std::unique_ptr<emulator>> blocks;
+    for (std::uint32_t i = 0; i < parts; ++i) blocks.push_back(std::make_unique<emulator>(gemm::block_scratch_bytes));
+    exchange_memory exchange(64, 64);  // used again and again, as a slot's is
+    for (int round = 0; round < 5; ++round) {
+      request<T> again(layer, 6, 7);
+      std::vector<ops::linear<T>> members{again.op()};
+      const std::uint32_t tiles = ops::linear<T>::plan(members, {.workers = 64, .host = false});
+      REQUIRE(members[0].parts == parts);
+      std::vector<std::thread> together;
+      for (std::uint32_t i = 0; i < parts; ++i) {
+        together.emplace_back([&, i] {
+          blocks[i]->run((tiles - i + parts - 1) / parts, [&](emulator::context& context, std::uint32_t turn) {
+            const tile_work work{members.data(), 1, turn * parts + i, exchange};
+            ops::linear<T>::run_batch(context, &work, 1);
+          });
+        });
+      }
+      for (std::thread& each : together) each.join();
+      CHECK(again.same_bits(first));
+      CHECK(exchange.counters_are_zero());
+    }
+  }
+
+  TEST_CASE("segments cover K, begin where slices do, and are few") {
+    for (const std::uint32_t n : {1u, 4096u, 16383u, 16384u}) {
+      for (std::uint32_t k = 1; k < 3000; ++k) {
+        const std::uint32_t depth = gemm::segment_depth(n, k);
+        const std::uint32_t count = gemm::segments_of(n, k);
+        const bool good = depth % gemm::segment_unit == 0 && count >= 1 && count <= gemm::most_segments &&
+                          depth * (count - 1) < k && k <= depth * count;
+        if (!good) FAIL_CHECK(n << " features, K = " << k);
+      }
+    }
+    CHECK(gemm::segments_of(4096, 4096) == 4);
+    CHECK(gemm::segments_of(256, 1152) == 4);
+    CHECK(gemm::segments_of(256, 512) == 1);
+    CHECK(gemm::segments_of(32000, 4096) == 1);
+  }
+
+  TEST_CASE("plan shares tiles where they are too few for the workers, and not where they are enough") {
+    const auto choice = [](std::uint64_t rows, std::uint32_t n, std::uint32_t k, std::uint32_t workers) {
+      const gemm::block_choice chosen = gemm::choose_block<bf16>(rows, n, k, workers);
+      CHECK(gemm::tiles_of(rows, n, gemm::block_tile<bf16>(chosen.variant)) * chosen.parts <=
+            std::max<std::uint64_t>(workers, gemm::tiles_of(rows, n, gemm::block_tile<bf16>(chosen.variant))));
+      return std::pair<int, int>(chosen.variant, chosen.parts);
+    };
+    CHECK(choice(64, 4096, 4096, 527) == std::pair(1, 4));
+    CHECK(choice(128, 256, 1152, 527) == std::pair(0, 4));
+    CHECK(choice(128, 256, 1152, 4) == std::pair(2, 1));
+    CHECK(choice(128, 256, 512, 527).second == 1);
+    CHECK(choice(1, 16384, 4096, 527).second == 1);
+    CHECK(choice(4096, 4096, 4096, 527) == std::pair(2, 1));
   }
 
   TEST_CASE_TEMPLATE("host: any number of workers and any alignment give the same bits", T, float, fp16, bf16) {

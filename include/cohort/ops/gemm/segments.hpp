@@ -87,7 +87,11 @@ private:
     return at;
   }
 
+#if COHORT_DEVICE_PASS
   float values_[turns * each];
+#else
+  float values_[turns * each] = {};  // that the first segment writes it is more than host compilers find out
+#endif
 };
 
 /// Puts one thread's sums into the memory of its part.
