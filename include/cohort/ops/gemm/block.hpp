@@ -81,7 +81,7 @@ inline constexpr std::uint8_t shared_variants = block_variants<T> - 1;
 /// tiles themselves fill the workers, they walk through K alone. No tile is shared where a smaller one holds all rows.
 template <class T>
 block_choice choose_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth, std::uint32_t workers) {
-  const std::uint32_t segments = segments_of(columns, depth);
+  const std::uint32_t segments = segments_of<T>(columns, depth);
   for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants<T>; ++variant) {
     const tile_extent tile = block_tile<T>(variant);
     if (tiles_of(rows, columns, tile) * segments <= workers) return {variant, static_cast<std::uint8_t>(segments)};
@@ -128,6 +128,10 @@ constexpr auto select_engine() {
 inline constexpr std::uint32_t block_scratch_bytes =
     49152 + 2 * 64 * sizeof(tile_row<float>) + 64 * 4 + chained_tiles * sizeof(tile_corner);
 
+template <class Op>
+COHORT_HD
+bool is_cut(const Op& op) { return is_cut<typename Op::value_type>(op.n, op.k); }
+
 /// Tiles of one variant, one after the other. Begins without a barrier.
 template <class Op, std::uint32_t Variant, arithmetic Units, class Context>
 COHORT_HD
@@ -137,10 +141,17 @@ void run_block_variant(const Context& context, const tile_work* works, std::uint
   constexpr tile_extent extent = block_tile<T>(Variant);
   static_assert(engine::rows == extent.rows && engine::columns == extent.columns);
   static_assert(pipeline_bytes<engine, T> <= block_scratch_bytes);
+  const auto run = [&](const auto& own) {
+    if (is_cut(*static_cast<const Op*>(works->members))) {
+      run_pipeline<engine, Op, true>(own, works, count);
+    } else {
+      run_pipeline<engine, Op, false>(own, works, count);
+    }
+  };
   if constexpr (requires { context.anew(); }) {
-    run_pipeline<engine, Op>(context.anew(), works, count);  // else each variant pays registers for all of them
+    run(context.anew());  // else each variant pays registers for all of them
   } else {
-    run_pipeline<engine, Op>(context, works, count);
+    run(context);
   }
 }
 
@@ -150,7 +161,8 @@ COHORT_HD
 bool may_chain(const tile_work& one, const tile_work& next) {
   const auto* const a = static_cast<const Op*>(one.members);
   const auto* const b = static_cast<const Op*>(next.members);
-  return a->variant == b->variant && a->parts == 1 && b->parts == 1 && a->k >= chained_depth && b->k >= chained_depth;
+  return a->variant == b->variant && a->parts == 1 && b->parts == 1 && is_cut(*a) == is_cut(*b) &&
+         a->k >= chained_depth && b->k >= chained_depth;
 }
 
 /// Tiles of a block of `block_threads` threads in groups of 32, one after the other.

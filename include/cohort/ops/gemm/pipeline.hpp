@@ -155,11 +155,12 @@ template <class Engine>
 inline constexpr bool may_share = Engine::rows * Engine::columns * sizeof(float) <= part_bytes;
 
 /// Of a part its segment alone, of a whole tile all of them.
-template <class Engine, class Op>
+template <class Engine, bool Cut, class Op>
 COHORT_HD
 tile_corner corner_of(const tile_place<Op>& at, bool part) {
   const std::uint32_t k = at.members->k;
-  const std::uint32_t depth = segment_depth(at.members->n, k);
+  if constexpr (!Cut) return {at.row, at.feature, 0, (k + Engine::slice - 1) / Engine::slice, 0};
+  const std::uint32_t depth = segment_depth<typename Op::value_type>(at.members->n, k);
   const std::uint32_t begin = part ? at.part * depth : 0;
   const std::uint32_t end = part && depth < k - begin ? begin + depth : k;
   return {at.row, at.feature, begin, (end - begin + Engine::slice - 1) / Engine::slice, depth / Engine::slice};
@@ -183,8 +184,9 @@ bool meet(const Context& context, const tile_work& work, typename Engine::sums& 
 }
 
 /// Runs tiles one after the other: while one ends and is stored, the first slices of the next are on their way. At most
-/// `chained_tiles`, and more than one only if their K is at least `chained_depth` and none is a part.
-template <class Engine, class Op, class Context>
+/// `chained_tiles`, and more than one only if their K is at least `chained_depth` and none is a part. Cut: K of all of
+/// them is cut into segments, or of none.
+template <class Engine, class Op, bool Cut, class Context>
 COHORT_HD
 void run_pipeline(const Context& context, const tile_work* works, std::uint32_t count) {
   using T = typename Op::value_type;
@@ -198,7 +200,7 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
 
   // Parts whose product has not the memory to meet in: the first of each tile computes it all.
   bool part = false;
-  if constexpr (may_share<Engine>) {
+  if constexpr (Cut && may_share<Engine>) {
     const auto& op = *static_cast<const Op*>(works->members);
     if (op.parts != 1) {
       const std::uint32_t down = (op.total_rows + Engine::rows - 1) / Engine::rows;
@@ -211,12 +213,12 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
   const auto place = [&](std::uint32_t tile) { return place_of<Op, Engine::rows, Engine::columns>(works[tile]); };
   feeder<Engine, T> feed;
   const auto open = [&](std::uint32_t tile, std::uint32_t table) {
-    feed.open(layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature, corners[tile].k,
+    feed.open(layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature, Cut ? corners[tile].k : 0,
               tables + table * Engine::rows, thread);
   };
 
   // Worked out once, each by another thread: it takes a division, and the loop over slices has no registers for it.
-  if (thread < count) corners[thread] = corner_of<Engine>(place(thread), part);
+  if (thread < count) corners[thread] = corner_of<Engine, Cut>(place(thread), part);
   find_rows<Engine::rows>(context, place(0), tables, owner);
   context.sync();
   open(0, 0);
@@ -232,10 +234,10 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
   for (std::uint32_t tile = 0; tile < count; ++tile) {
     const bool last = tile + 1 == count;
     const std::uint32_t slices = corners[tile].slices;
-    std::uint32_t segment_end = corners[tile].segment;
+    [[maybe_unused]] std::uint32_t segment_end = corners[tile].segment;
     std::uint32_t next_table = table;
     typename Engine::sums sums = {};
-    running_total<typename Engine::sums> total;
+    [[maybe_unused]] running_total<typename Engine::sums> total;
     COHORT_GEMM_ROLLED
     for (std::uint32_t s = 0; s < slices; ++s) {
       copies.template wait<stages - 2>();
@@ -260,13 +262,16 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
       }
       Engine::template end<T>(context, present, tables + table * Engine::rows, sums);
       stage = stage + 1 == stages ? 0 : stage + 1;
-      if (s + 1 == segment_end && s + 1 < slices) {
+      if constexpr (Cut) {
+        if (s + 1 != segment_end || s + 1 == slices) continue;
         total.end_segment(sums, segment_end == corners[tile].segment);
         segment_end += corners[tile].segment;
       }
     }
-    if (segment_end > corners[tile].segment) total.end_tile(sums);
-    if constexpr (may_share<Engine>) {
+    if constexpr (Cut) {
+      if (segment_end > corners[tile].segment) total.end_tile(sums);
+    }
+    if constexpr (Cut && may_share<Engine>) {
       if (part && !meet<Engine, Op>(context, works[tile], sums)) continue;
     }
     Engine::store(context, layer_of(*static_cast<const Op*>(works[tile].members)), corners[tile].feature,

@@ -23,19 +23,28 @@ inline constexpr std::uint32_t most_segments = 4;
 /// Segments begin at multiples of this: the longest slice of any engine, so that none lies in two segments.
 inline constexpr std::uint32_t segment_unit = 64;
 
-/// k-values of each segment but the last, which may have fewer. A function of the weights' shape and nothing else.
+/// Whether K is cut at all: by the weights' type and shape.
 ///
-/// To meet in device memory costs about as much as a walk through 384 k-values, so shorter products are left whole.
-/// With 16384 features even a single row makes more tiles than a device runs at a time.
+/// To meet in device memory costs about as much as a walk through 384 k-values, and an end of a segment costs a tile on
+/// tensor cores as much as it gains where the device is full: shorter products are left whole. With 16384 features even
+/// a single row makes more tiles than a device runs at a time.
+template <class T>
+COHORT_HD
+constexpr bool is_cut(std::uint32_t n, std::uint32_t k) { return k >= (sizeof(T) == 4 ? 768 : 2048) && n < 16384; }
+
+/// k-values of each segment but the last, which may have fewer. A function of the weights' type and shape and nothing
+/// else.
+template <class T>
 COHORT_HD
 constexpr std::uint32_t segment_depth(std::uint32_t n, std::uint32_t k) {
-  const std::uint32_t wanted = k < 768 || n >= 16384 ? 1 : k / 256 < most_segments ? k / 256 : most_segments;
+  const std::uint32_t wanted = !is_cut<T>(n, k) ? 1 : k / 256 < most_segments ? k / 256 : most_segments;
   return (k + wanted * segment_unit - 1) / (wanted * segment_unit) * segment_unit;
 }
 
+template <class T>
 COHORT_HD
 constexpr std::uint32_t segments_of(std::uint32_t n, std::uint32_t k) {
-  const std::uint32_t depth = segment_depth(n, k);
+  const std::uint32_t depth = segment_depth<T>(n, k);
   return (k + depth - 1) / depth;
 }
 
