@@ -42,7 +42,7 @@ constexpr std::array<std::pair<kind, std::string_view>, 3> kinds{
 
 /// Late binding in packets of equal size, so that what is pending is all that differs.
 struct even_packets : cohort::late_binding {
-  cohort::decision decide(const cohort::queue_view& queue, cohort::time_point now) const noexcept {
+  cohort::decision decide(const cohort::queue_view& queue, cohort::time_point now) noexcept {
     cohort::decision verdict = late_binding::decide(queue, now);
     verdict.max_submissions = members;
     verdict.max_work = std::chrono::nanoseconds::max();  // whatever the slack

@@ -370,7 +370,7 @@ TEST_CASE("a packet holds a share of the least slack, and all there is when nobo
   house<> h({}, cohort::late_binding{});
   h.s.set_tenant(1, {.latency_target = 100us});
   for (int i = 0; i < 20; ++i) h.submit(1, 0ns);
-  CHECK(h.next(0ns).size() == 2);  // a sixty-fourth of 99 us: the second op reaches it
+  CHECK(h.next(0ns).size() == 4);  // a thirty-second of 99 us: the fourth op reaches it
   house<> patient({}, cohort::late_binding{});
   for (int i = 0; i < 20; ++i) patient.submit(0, 0ns);
   CHECK(patient.next(0ns).size() == 20);

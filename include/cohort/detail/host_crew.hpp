@@ -81,7 +81,8 @@ public:
   void commit(std::span<const std::byte> packet) noexcept {
     slot& s = *std::find_if(slots_.get(), slots_.get() + packets_, [](const slot& each) { return !each.taken; });
     std::memcpy(s.packet, packet.data(), packet.size());
-    const packet_header& header = packet_view(s.packet).header();
+    const packet_view view(s.packet);
+    const packet_header& header = view.header();
     s.taken = true;
     s.sequence = header.sequence;
     ++taken_;

@@ -95,41 +95,55 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 }  // namespace detail
 
 /// Binds as late as it can without ever letting the device run dry: an idle device gets a packet at once; a busy one
-/// gets another only while the work ahead of it is below `rates.busy_target`, or five quarters of the lead where
-/// that is more, and fewer than `rates.max_packets` are committed. Whatever is held meets company in the meantime, and
-/// the most urgent goes first when its time comes. A packet ends with the record that reaches `packet_work`, so that
-/// what is urgent later finds its turn soon.
+/// gets another only while the work ahead of it is below `rates.busy_target`, or the lead where that is more, and fewer
+/// than `rates.max_packets` are committed. Whatever is held meets company in the meantime, and the most urgent goes
+/// first when its time comes. A packet ends with the record that reaches `packet_work`, so that what is urgent later
+/// finds its turn soon.
+///
+/// Both bounds go by the least slack: that of the most urgent, remembered for some 256 decisions, because a packet that
+/// holds only what is patient meets somebody who is not as surely as any other. Where the least slack is more than
+/// twenty leads, the work ahead may reach two leads: a device that runs dry costs more than company that is missed. The
+/// urgent, who would wait behind it in each of their ops, get the lead alone.
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
 
   /// Predicted device time that fills a packet with a tile for every fourth worker; 0: a share of the least slack. A
   /// packet runs to its end, so it is what the urgent wait for, once for each op of a request. The share is a
-  /// sixty-fourth, because a request has tens of ops and each meets a packet on the device and one before its own; but
-  /// at least the lead, or `rates.busy_target`: smaller packets cost more than they hold. Where the most urgent has
+  /// thirty-second, because a request has ten ops or so and each meets a packet on the device and one before its own;
+  /// but at least the lead, or `rates.busy_target`: smaller packets cost more than they hold. Where the most urgent has
   /// neither target nor deadline, packets take all the company there is.
   std::chrono::nanoseconds packet_work{0};
 
-  decision decide(const queue_view& queue, time_point now) const noexcept {
+  /// Of those who have neither target nor deadline; a bound, so that the others are not forgotten sooner.
+  static constexpr std::chrono::nanoseconds patient = std::chrono::seconds(1);
+  std::chrono::nanoseconds least_slack = patient;  ///< learned
+
+  decision decide(const queue_view& queue, time_point now) noexcept {
     using std::chrono::nanoseconds;
     const device_rates& rates = queue.rates;
-    if (queue.packets_in_flight == 0) return packet(queue, now, commit_reason::idle_device);
+    remember(queue, now);
+    if (queue.packets_in_flight == 0) return packet(queue, commit_reason::idle_device);
     if (queue.packets_in_flight >= rates.max_packets) return decision::hold();
-    // Once the lead would do if predictions were exact; a device that runs dry costs more than company that is missed.
-    const nanoseconds enough = std::max(rates.busy_target, queue.lead + queue.lead / 4);
-    if (queue.work_in_flight < enough) return packet(queue, now, commit_reason::keep_busy);
+    const nanoseconds enough = std::max(rates.busy_target, least_slack > 20 * queue.lead ? 2 * queue.lead : queue.lead);
+    if (queue.work_in_flight < enough) return packet(queue, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
     return decision::hold_until(now + (queue.work_in_flight - enough) + nanoseconds{1});
   }
 
 private:
-  decision packet(const queue_view& queue, time_point now, commit_reason why) const noexcept {
+  void remember(const queue_view& queue, time_point now) noexcept {
+    const auto slack = std::clamp<std::chrono::nanoseconds>(queue.latest_start - now - queue.ahead(), {}, patient);
+    const auto mine = queue.wanted ? slack : patient;
+    least_slack = std::min(mine, least_slack + (mine - least_slack) / 256);
+  }
+
+  decision packet(const queue_view& queue, commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
     verdict.max_work = packet_work;
     if (packet_work.count() == 0 && !queue.wanted) {
       verdict.max_work = std::chrono::nanoseconds::max();
     } else if (packet_work.count() == 0) {
-      const std::chrono::nanoseconds slack = queue.latest_start - now - queue.ahead();
-      verdict.max_work = std::max({slack / 64, queue.lead, queue.rates.busy_target});
+      verdict.max_work = std::max({least_slack / 32, queue.lead, queue.rates.busy_target});
     }
     return verdict;
   }
