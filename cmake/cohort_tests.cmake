@@ -12,7 +12,7 @@ function(cohort_label_test name file)
     set_property(TEST ${name} PROPERTY PROCESSORS 2)
   endif()
   set_tests_properties(
-    ${name} PROPERTIES LABELS "${labels}" SKIP_RETURN_CODE 77 TIMEOUT 600 ENVIRONMENT "${COHORT_TEST_ENVIRONMENT}")
+    ${name} PROPERTIES LABELS "${labels}" SKIP_RETURN_CODE 77 TIMEOUT 1500 ENVIRONMENT "${COHORT_TEST_ENVIRONMENT}")
 endfunction()
 
 # Libraries and include folders that every test program has; examples/ is for tests of what the examples are made of.
