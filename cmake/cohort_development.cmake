@@ -1,4 +1,4 @@
-# Flags of cohort's own programs (never of its users): warnings and sanitizers.
+# Flags of cohort's own programs (never of its users): warnings, the gate for spills, sanitizers.
 
 add_library(cohort_development INTERFACE)
 target_link_libraries(cohort_development INTERFACE cohort::cohort)
@@ -18,6 +18,9 @@ target_compile_options(cohort_development INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-W
 
 if(COHORT_WERROR)
   target_compile_options(cohort_development INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+  # A superkernel has the registers of the op that needs most. What does not fit spills, in all ops beside it: an error.
+  target_compile_options(cohort_development
+                         INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # The optimiser's warnings stay warnings: they come and go with inlining, and coroutine frames confuse them.
     foreach(warning IN ITEMS array-bounds dangling-pointer free-nonheap-object maybe-uninitialized nonnull restrict

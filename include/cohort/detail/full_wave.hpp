@@ -14,18 +14,19 @@
 namespace cohort::inline COHORT_ABI::detail {
 
 /// A hundred coroutines that are resumed together submit again one by one, and an idle device would wait for the last
-/// of them. It need not: once a packet has a tile for every worker, more company makes it longer and not better, so the
-/// first of a burst may leave while the others come. Not so when they share weights: they shall fuse, and be read once.
+/// of them. It need not: once a packet has a tile for every fourth worker it is worth sending, and by the time
+/// it is through the next is there. So the first of a burst may leave while the others come. Not so when they share
+/// weights: they shall fuse, and be read once.
 ///
-/// How many submissions give every worker a tile, and whether they fuse, is taken from the last packet; how many come
+/// How many submissions make such a packet, and whether they fuse, is taken from the last packet; how many come
 /// together, from the last burst. Both may be wrong for a burst, which costs it a little and no result.
 class full_wave {
 public:
   /// Host workers live on the cores of those who submit: nothing is gained by waking them early.
   explicit full_wave(const machine_shape& shape) noexcept : workers_(shape.host ? 0 : shape.workers) {}
 
-  /// One more submission of the burst is there. True when the policy is to be asked: with the first full wave, and with
-  /// each half of one after it.
+  /// One more submission of the burst is there. True when the policy is to be asked: with the first wave, and with each
+  /// half of one after it.
   bool is_full_with_one_more() noexcept {
     if (++burst_ < next_) return false;
     wait_for(next_ + std::max(least, size_ / 2));
@@ -45,7 +46,7 @@ public:
   void learn(std::size_t submissions, std::uint32_t records, std::uint32_t tiles) noexcept {
     const bool fused = submissions != records;
     const bool apart = workers_ != 0 && tiles != 0 && !fused;
-    size_ = apart ? std::max(least, (workers_ * submissions + tiles - 1) / tiles) : never;
+    size_ = apart ? std::max(least, (workers_ * submissions + tiles - 1) / tiles / 4) : never;
   }
 
 private:

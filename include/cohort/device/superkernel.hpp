@@ -31,10 +31,13 @@
 #include <cstring>
 
 #if defined(__CUDACC__)
-/// Marks the superkernel's functions: device code under nvcc, host code where the grid is emulated.
+/// Marks the superkernel's functions: device code under nvcc, host code where the grid is emulated. A worker's way to
+/// the ops is one function: beside a call, registers would be put away for it.
 #define COHORT_DEVICE __device__
+#define COHORT_DEVICE_ONE_FUNCTION __device__ __forceinline__
 #else
 #define COHORT_DEVICE
+#define COHORT_DEVICE_ONE_FUNCTION
 #endif
 
 namespace cohort::inline COHORT_ABI::detail {
@@ -61,9 +64,12 @@ struct superkernel_shared {
   std::uint32_t takes_part;
   std::uint32_t number;
   std::uint32_t participants;
+  std::uint32_t next_ticket;  // worker: to listen for
+  std::uint32_t own_tiles;    // worker: that this block has in the packet
 
   std::uint32_t header[sizeof(packet_header) / 4];  // relay: of the packet that just arrived
   std::uint32_t targets[ring_slots];
+  std::uint32_t first_worker;  // of the next packet
   std::uint32_t copy_bytes;
   std::uint32_t leave;
   std::uint32_t stop_seen;
@@ -85,7 +91,7 @@ public:
   COHORT_DEVICE superkernel(Grid& grid, const residency& parameters, shared_type& shared)
       : grid_(grid), p_(parameters), shared_(shared) {}
 
-  COHORT_DEVICE void run() {
+  COHORT_DEVICE_ONE_FUNCTION void run() {
     if (!start()) return;
     // The last number relays; with the numbering by multiprocessor it sits where the blocks run out.
     if (shared_.number + 1 == shared_.participants) {
@@ -180,6 +186,7 @@ private:
       shared_.targets[i] = grid_.load_acquire_device(&p_.device->counters[i].value);
     }
     if (grid_.thread() == 0) {
+      shared_.first_worker = 0;
       shared_.stop_seen = 0;
       shared_.relay_done = 0;
       shared_.leave = 0;
@@ -244,7 +251,6 @@ private:
     std::uint64_t idle_since = started;
     std::uint64_t torn_since = 0;  // 0: no packet has begun to arrive
     bool over = false;             // known to thread 0: packets or not, the residency ends
-    std::uint32_t first_worker = 0;
     std::uint32_t ticket = p_.first;
     std::uint64_t seen[poll_pairs][2];
 
@@ -278,8 +284,7 @@ private:
       }
       torn_since = 0;
 
-      first_worker = forward(ticket, verdict, needed, seen, first_worker);
-      if (first_worker == bad_header) break;
+      if (!forward(ticket, verdict, needed, seen)) break;
       ++ticket;
       // What a packet need not wait for is looked at behind it.
       idle_since = grid_.now();
@@ -326,12 +331,10 @@ private:
     return verdict_leave;
   }
 
-  static constexpr std::uint32_t bad_header = 0xffffffffu;
-
-  /// Moves a whole packet to device memory and tells the workers. Returns the worker with which the next packet starts:
-  /// packets take the workers in turn, so that small ones in flight together land on different multiprocessors.
-  COHORT_DEVICE std::uint32_t forward(std::uint32_t ticket, std::uint32_t bytes, std::uint32_t needed,
-                                      const std::uint64_t (&seen)[poll_pairs][2], std::uint32_t first_worker) {
+  /// Moves a whole packet to device memory and tells the workers. They take packets in turn, so that small ones in
+  /// flight together land on different multiprocessors. False: the header is bad, and the host knows.
+  COHORT_DEVICE bool forward(std::uint32_t ticket, std::uint32_t bytes, std::uint32_t needed,
+                             const std::uint64_t (&seen)[poll_pairs][2]) {
     const std::uint32_t thread = grid_.thread();
     device_slot& slot = p_.device->slots[ticket % ring_slots];
     constexpr std::uint32_t header_words = sizeof(packet_header) / 4;
@@ -360,20 +363,21 @@ private:
     const std::uint32_t tiles = shared_.header[2];
     if (tiles == 0) {
       if (thread == 0) report(ring_fault::bad_packet, ticket);
-      return bad_header;
+      return false;
     }
     if (thread == 0) {
       const std::uint32_t blocks = blocks_of(tiles, workers);
       if (blocks > 1) slot.target = shared_.targets[ticket % ring_slots] += blocks;
       announce({.ticket = ticket,
                 .tiles = tiles,
-                .first_worker = first_worker,
+                .first_worker = shared_.first_worker,
                 .uniform_tiles = shared_.header[3] >> 16,
                 .uniform_stride = shared_.header[4]});
+      shared_.first_worker = (shared_.first_worker + tiles % workers) % workers;
     }
     // The next packet's header must not overwrite this one while a poller still reads it.
     grid_.poll_sync();
-    return (first_worker + tiles % workers) % workers;
+    return true;
   }
 
   /// Release: whoever acquires it sees the device slot, also what other pollers and helpers wrote before the barrier.
@@ -389,13 +393,13 @@ private:
 
   // ---- workers ----
 
-  COHORT_DEVICE void work() {
+  COHORT_DEVICE_ONE_FUNCTION void work() {
     if (shared_.number == 0 && grid_.thread() == 0) {
       grid_.store_release_system(&p_.host->workers, shared_.participants - 1);
     }
-    std::uint32_t ticket = p_.first;  // only thread 0 counts
+    if (grid_.thread() == 0) shared_.next_ticket = p_.first;
     for (;;) {
-      if (grid_.thread() == 0) ticket = listen(ticket);
+      if (grid_.thread() == 0) listen();
       grid_.sync();
       if (present().tiles == 0) return;
       run_tiles();
@@ -417,9 +421,9 @@ private:
     return packet.tiles == 0 || first_tile(packet, shared_.number, shared_.participants - 1) < packet.tiles;
   }
 
-  /// Thread 0: goes through the announcements from `ticket` on until one concerns this block, and puts it into shared
-  /// memory. Returns the ticket after it.
-  COHORT_DEVICE std::uint32_t listen(std::uint32_t ticket) {
+  /// Thread 0: goes through the announcements until one concerns this block, and puts it into shared memory.
+  COHORT_DEVICE void listen() {
+    std::uint32_t ticket = shared_.next_ticket;
     std::uint64_t words[2];
     std::uint64_t since = 0;
     std::uint32_t looks = 0;
@@ -452,49 +456,48 @@ private:
     }
     shared_.announcement[0] = words[0];
     shared_.announcement[1] = words[1];
-    return ticket + 1;
+    shared_.next_ticket = ticket + 1;
   }
 
   /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
   /// counter. Ends with a barrier, after which every thread's work is done.
-  COHORT_DEVICE void run_tiles() {
-    if (grid_.thread() + 1 == grid_.threads() && blocks_of(present().tiles, shared_.participants - 1) > 1) {
-      shared_.target = p_.device->slots[present().ticket % ring_slots].target;
-    }
-
-    bool more = true;
-#if defined(__CUDACC__)
-#pragma unroll 1
-#endif
-    for (std::uint32_t done = 0; more; done += record_batch) {
-      // `more` is known before the last barrier, after which thread 0 may put the next announcement in this one's
-      // place.
-      const std::uint32_t batch = begin_batch(done, more);
-      // One place that runs tiles: every op is compiled once into it.
-#if defined(__CUDACC__)
-#pragma unroll 1
-#endif
-      for (std::uint32_t i = 0; i < batch;) {
-        const std::uint16_t op = read_as<record_header>(shared_.records[i]).op;
-        std::uint32_t end = i + 1;
-#if defined(__CUDACC__)
-#pragma unroll 1
-#endif
-        while (end < batch && read_as<record_header>(shared_.records[end]).op == op) ++end;
-        grid_.template run<Ops>(op, shared_.works + i, end - i);
-        grid_.sync();
-        i = end;
+  COHORT_DEVICE_ONE_FUNCTION void run_tiles() {
+    // By a thread that has least to do with the first batch, whose barrier shows it to all.
+    if (grid_.thread() + 1 == grid_.threads()) {
+      const announced packet = present();
+      const std::uint32_t workers = shared_.participants - 1;
+      shared_.own_tiles = (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
+      if (blocks_of(packet.tiles, workers) > 1) {
+        shared_.target = p_.device->slots[packet.ticket % ring_slots].target;
       }
     }
+
+    // One register is kept through the ops, which want the others.
+    std::uint32_t done = 0;
+    do {
+      if (done % record_batch == 0) begin_batch(done);
+      const std::uint16_t op = read_as<record_header>(shared_.records[done % record_batch]).op;
+      std::uint32_t end = done + 1;
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+      while (end % record_batch != 0 && end < shared_.own_tiles &&
+             read_as<record_header>(shared_.records[end % record_batch]).op == op) {
+        ++end;
+      }
+      // One place that runs tiles: every op is compiled once into it.
+      grid_.template run<Ops>(op, shared_.works + done % record_batch, end - done);
+      grid_.sync();
+      done = end;
+    } while (done < shared_.own_tiles);
   }
 
-  /// Prepares up to `record_batch` of this block's tiles, of which `done` are done, and returns how many; `more`:
-  /// whether others come after them. Ends with a barrier.
+  /// Prepares up to `record_batch` of this block's tiles, of which `done` are done. Ends with a barrier.
   ///
   /// A block does this before it can do anything else, and few of its threads have a part in it: what counts is how
   /// many instructions follow one another. So it divides only where it must, and each record is looked at by who
   /// brought it.
-  COHORT_DEVICE std::uint32_t begin_batch(std::uint32_t done, bool& more) {
+  COHORT_DEVICE void begin_batch(std::uint32_t done) {
     const announced packet = present();
     const std::uint32_t workers = shared_.participants - 1;
     const std::uint32_t tile = first_tile(packet, shared_.number, workers) + done * workers;
@@ -504,9 +507,7 @@ private:
 #pragma unroll
 #endif
     for (std::uint32_t i = 1; i < record_batch; ++i) batch += left > i * workers ? 1 : 0;
-    more = left > record_batch * workers;
     fetch(packet, p_.device->slots[packet.ticket % ring_slots], tile, workers, batch);
-    return batch;
   }
 
   /// Brings the records of `batch` tiles (`tile`, `tile + workers`, ...) into shared memory: one round trip to L2 when

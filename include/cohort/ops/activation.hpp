@@ -25,7 +25,7 @@ inline float apply(activation which, float x) {
     case activation::none: return x;
     case activation::relu: return x < 0.0f ? 0.0f : x;
     case activation::gelu: return 0.5f * x * (1.0f + detail::erf(x * 0.70710678118654752f));
-    case activation::silu: return x / (1.0f + detail::exp(-x));
+    case activation::silu: return x * detail::reciprocal(1.0f + detail::exp(-x));
     case activation::tanh: return detail::tanh(x);
   }
   return x;

@@ -5,6 +5,7 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/math.hpp>
 #include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
@@ -101,10 +102,10 @@ private:
         for (std::uint32_t j = 0; j < N; ++j) to[j] += residual[j];
       }
     });
-    const float count = static_cast<float>(op.hidden);
-    const float mean = values.sum([](float v) { return v; }) / count;
-    const float variance = values.sum([=](float v) { return (v - mean) * (v - mean); }) / count;
-    const float scale = 1.0f / ::sqrtf(variance + op.epsilon);
+    const float share = detail::reciprocal(static_cast<float>(op.hidden));
+    const float mean = values.sum([](float v) { return v; }) * share;
+    const float variance = values.sum([=](float v) { return (v - mean) * (v - mean); }) * share;
+    const float scale = detail::reciprocal_root(variance + op.epsilon);
     values.store(op.y + begin, [&]<std::uint32_t N>(std::uint32_t i, float(&v)[N]) {
       float gamma[N];
       float beta[N] = {};

@@ -5,10 +5,10 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/math.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -62,7 +62,7 @@ struct alignas(16) mean_pooling {
   COHORT_HD
   void run(Context& context, std::uint32_t) const {
     float* mean = reinterpret_cast<float*>(context.scratch());
-    const float share = 1.0f / static_cast<float>(tokens);
+    const float share = detail::reciprocal(static_cast<float>(tokens));
     if constexpr (Context::cooperative) {
       const mean_pooling op = *this;
       context.for_each(hidden, [=](std::uint32_t column) {
@@ -86,8 +86,9 @@ struct alignas(16) mean_pooling {
     float scale = 1.0f;
     if (normalise) {
       const float squares = context.sum(hidden, [=](std::uint32_t column) { return mean[column] * mean[column]; });
-      const float norm = ::sqrtf(squares);
-      scale = 1.0f / (norm < epsilon ? epsilon : norm);
+      const float wanted = detail::reciprocal_root(squares);
+      const float most = detail::reciprocal(epsilon);
+      scale = wanted > most ? most : wanted;
     }
     Out* result = out;
     context.for_each(hidden, [=](std::uint32_t column) { result[column] = from_float<Out>(mean[column] * scale); });

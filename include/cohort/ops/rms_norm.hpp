@@ -5,6 +5,7 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/detail/arguments.hpp>
+#include <cohort/ops/detail/math.hpp>
 #include <cohort/ops/detail/packs.hpp>
 #include <cohort/ops/detail/rows.hpp>
 #include <cohort/types.hpp>
@@ -90,7 +91,8 @@ private:
       detail::load_pack(op.x + begin + i, to);
     });
     const float squares = values.sum([](float v) { return v * v; });
-    const float scale = 1.0f / ::sqrtf(squares / static_cast<float>(op.hidden) + op.epsilon);
+    const float mean = squares * detail::reciprocal(static_cast<float>(op.hidden));
+    const float scale = detail::reciprocal_root(mean + op.epsilon);
     values.store(op.y + begin, [&]<std::uint32_t N>(std::uint32_t i, float(&v)[N]) {
       float gamma[N];
       detail::load_pack(op.gamma + i, gamma);

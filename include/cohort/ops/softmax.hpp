@@ -90,10 +90,10 @@ private:
         [&]<std::uint32_t N>(std::uint32_t i, float(&to)[N]) { detail::load_pack(op.x + begin + i, to); });
     const float most = values.max([=](float v) { return scale * v; });
     const auto power = [=](float v) { return detail::exp(scale * v - most); };
-    const float total = values.sum(power);
+    const float share = detail::reciprocal(values.sum(power));
     values.store(op.y + begin, [&]<std::uint32_t N>(std::uint32_t, float(&v)[N]) {
       COHORT_OPS_UNROLLED
-      for (std::uint32_t j = 0; j < N; ++j) v[j] = power(v[j]) / total;
+      for (std::uint32_t j = 0; j < N; ++j) v[j] = power(v[j]) * share;
     });
   }
 };

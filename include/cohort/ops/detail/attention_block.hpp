@@ -41,19 +41,6 @@ decltype(auto) renewed(const Context& context) {
   }
 }
 
-/// 1 / weight, with an error of an ulp. A sum of weights is NaN, 0, or from 1 to the length of the sequence: nothing
-/// that a true division must be called for.
-COHORT_HD
-inline float attention_share(float weight) {
-#if COHORT_DEVICE_PASS
-  float share;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(share) : "f"(weight));
-  return share;
-#else
-  return 1.0f / weight;
-#endif
-}
-
 /// Brings rows of `size` elements to shared memory, as elements of type Staged. All threads of the block together; what
 /// they brought is there after `commit`, `wait` and a barrier.
 template <class Staged, class T, class Context>
@@ -259,7 +246,7 @@ public:
          quad += context_.group_count() * at_once) {
       for (std::uint32_t row = quad; row < quad + at_once && row < rows_; ++row) {
         const float* const total = s_.total[row];
-        const float share = attention_share(s_.weight[row]);
+        const float share = reciprocal(s_.weight[row]);
         T* const out = head_.out + (std::size_t{first_} + row) * head_.out_stride;
         group.for_each(head_.size, [=](std::uint32_t d) { out[d] = from_float<T>(total[d] * share); });
       }

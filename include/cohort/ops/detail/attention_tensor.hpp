@@ -134,7 +134,7 @@ public:
     for (std::uint32_t half = 0; half < 2; ++half) {
       const std::uint32_t query = query_ + lane / 4 + half * 8;
       if (query >= head.length) continue;
-      const float share = attention_share(weight_[half]);
+      const float share = reciprocal(weight_[half]);
       T* const out = head.out + place_ * head.size + std::size_t{query} * head.out_stride;
       const bool in_pairs = (reinterpret_cast<std::uintptr_t>(out) & 3u) == 0;
       COHORT_GEMM_UNROLLED
@@ -283,13 +283,9 @@ void attend_at_depth(const Context& context, const attention_part<T>& part) {
 }
 
 /// A part and those behind it. Where everything lies is kept in shared memory, by each warp for itself, and read where
-/// it is needed: registers are for sums. A function of its own on the device: it takes all registers that there are,
-/// and beside other ops in a superkernel its inner loops would spill.
+/// it is needed: registers are for sums.
 template <class T, class Context>
-#if COHORT_DEVICE_PASS
-__noinline__
-#endif
-    COHORT_HD
+COHORT_HD
 void attend_by_tensor_cores(const Context& context, const attention_part<T>& part) {
   const auto group = context.group();
   auto* const kept = reinterpret_cast<attention_part<T>*>(context.scratch() + attention_ring_bytes + 64 * 128);

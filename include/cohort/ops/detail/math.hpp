@@ -1,6 +1,6 @@
-// Elementary functions in fp32 for ops. On the device they are CUDA's own; on the host they are free of calls, and
-// clamp in integers, so that g++ keeps a loop over them free of branches and vectorises it. Largest errors on the host
-// over all of float, measured against float64: exp 1.1 ulp, erf and tanh 4e-7 relative.
+// Elementary functions in fp32 for ops. On the device they are CUDA's own, or single instructions; on the host they are
+// free of calls, and clamp in integers, so that g++ keeps a loop over them free of branches and vectorises it. Largest
+// errors on the host over all of float, measured against float64: exp 1.1 ulp, erf and tanh 4e-7 relative.
 #pragma once
 
 #include <cohort/config.hpp>
@@ -36,6 +36,31 @@ inline std::uint32_t saturated(float y, float a, float limit) {
   const std::uint32_t one = 0x3f800000u;
   const std::uint32_t beyond = 0u - static_cast<std::uint32_t>(float_to_bits(a) >= float_to_bits(limit));
   return (limited_magnitude(y, 1.0f) & ~beyond) | (one & beyond);
+}
+
+/// 1 / x. On the device with an error of an ulp, and 0 where that would be subnormal: a true division is a call there,
+/// and whoever keeps a row in registers would have to put it away for it.
+COHORT_HD
+inline float reciprocal(float x) {
+#if COHORT_DEVICE_PASS
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.0f / x;
+#endif
+}
+
+/// 1 / sqrt(x), as `reciprocal`; on the device with a relative error of 2^-22 (PTX ISA, rsqrt.approx).
+COHORT_HD
+inline float reciprocal_root(float x) {
+#if COHORT_DEVICE_PASS
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.0f / ::sqrtf(x);
+#endif
 }
 
 /// e^x. NaN stays NaN; overflow gives infinity; results may be subnormal.

@@ -91,6 +91,12 @@ public:
   COHORT_HD
   row_in_registers(const Group& group, std::uint32_t length, bool whole, Read read)
       : group_(group), length_(length), whole_(whole), read_(read) {
+    // What a predicate may leave as it was would be kept from before this row, through all that lies between.
+    COHORT_OPS_UNROLLED
+    for (std::uint32_t k = 0; k < packs; ++k) {
+      COHORT_OPS_UNROLLED
+      for (std::uint32_t i = 0; i < Size; ++i) values_[k][i] = 0.0f;
+    }
     if (whole_ && length_ <= piece()) fetch(0);
   }
 

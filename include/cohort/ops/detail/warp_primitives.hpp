@@ -91,7 +91,7 @@ public:
 #if COHORT_GEMM_HAS_MMA
     asm volatile(
         "{\n .reg .pred missing;\n setp.eq.u32 missing, %2, 0;\n"
-        " cp.async.cg.shared.global [%0], [%1], 16, missing;\n}" ::"r"(shared_address(shared)),
+        " cp.async.cg.shared.global.L2::256B [%0], [%1], 16, missing;\n}" ::"r"(shared_address(shared)),
         "l"(global), "r"(static_cast<std::uint32_t>(there))
         : "memory");
 #else
