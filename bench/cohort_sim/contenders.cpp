@@ -32,10 +32,12 @@ std::string microseconds(std::chrono::nanoseconds t) { return std::to_string(t /
 
 std::vector<contender> contenders() {
   std::vector<contender> all{make("late_binding", "", cohort::late_binding{})};
-  for (const std::uint32_t depth : {0u, 4u, 2u, 1u}) all.push_back(make("immediate", "", cohort::immediate{}, depth));
-  for (const auto window : {0us, 20us, 50us, 100us, 200us, 500us, 1000us}) {
-    // A window with fewer packets in flight is a stronger rival: what waits behind it waits less on the device.
-    for (const std::uint32_t depth : {0u, 4u, 2u, 1u}) {
+  for (const std::uint32_t depth : {0u, 4u, 3u, 2u, 1u})
+    all.push_back(make("immediate", "", cohort::immediate{}, depth));
+  for (const auto window : {5us, 10us, 20us, 50us, 100us, 200us, 500us, 1000us}) {
+    // A window with fewer packets in flight is a stronger rival: what waits behind it waits less on the device. One
+    // that is much longer than a round trip seldom has two.
+    for (const std::uint32_t depth : {0u, 4u, 3u, 2u, 1u}) {
       if (depth != 0 && window > 100us) continue;
       all.push_back(make("fixed_window", microseconds(window), cohort::fixed_window{.window = window}, depth));
     }

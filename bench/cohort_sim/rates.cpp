@@ -65,7 +65,7 @@ void run_rates(const arguments& given, cohort_bench::report& to) {
                                              {"ours", 9, 1},
                                              {"fixed", 9, 1},
                                              {"ratio", 7, 2},
-                                             {"other", 9, 1},
+                                             {"any", 9, 1},
                                              {"ratio", 7, 2},
                                              {"which", 30}});
   printer.header();
@@ -85,9 +85,8 @@ void run_rates(const arguments& given, cohort_bench::report& to) {
       const double rate = rates[i][c];
       per_policy[all[c].name] = number(std::round(rate));
       if (std::isnan(rate) || c == 0) continue;
-      if (all[c].family == "fixed_window") {
-        window = std::isnan(window) ? rate : std::max(window, rate);
-      } else if (std::isnan(other) || rate > other) {
+      if (all[c].family == "fixed_window") window = std::isnan(window) ? rate : std::max(window, rate);
+      if (std::isnan(other) || rate > other) {
         other = rate;
         which = all[c].name;
       }
@@ -95,7 +94,7 @@ void run_rates(const arguments& given, cohort_bench::report& to) {
     const double ours = rates[i][0];
     row["rates"] = std::move(per_policy);
     row["over_best_fixed_window"] = number(ours / window);
-    row["over_best_of_the_others"] = number(ours / other);
+    row["over_best_of_all_others"] = number(ours / other);
     to.row(std::move(row));
     over_window.push_back(ours / window);
     over_others.push_back(ours / other);
@@ -108,12 +107,15 @@ void run_rates(const arguments& given, cohort_bench::report& to) {
   to.note("at least 1.3 times the best fixed window in " + std::to_string(above) + " of " + std::to_string(counted) +
           " workloads");
   if (!given.quick) {
-    char text[96];
-    std::snprintf(text, sizeof text, "over the best of all other policies and settings, geometric mean: %.3f",
-                  cohort_bench::geometric_mean(over_others));
+    const double mean = cohort_bench::geometric_mean(over_others);
+    char text[128];
+    std::snprintf(
+        text, sizeof text,
+        "rate over the best of all other policies and settings, chosen in each workload, geometric mean: %.3f", mean);
     to.note(text);
+    to.row({{"part", "rates_mean"}, {"over_best_of_all_others", number(mean)}});
   }
-  to.target("rate at 99 % attainment over that of the best fixed window, geometric mean of the workloads", 1.3,
+  to.target("rate at 99 % attainment over the fixed window that is best in each workload, geometric mean", 1.3,
             cohort_bench::geometric_mean(over_window));
 }
 

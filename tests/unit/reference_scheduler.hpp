@@ -244,6 +244,7 @@ public:
                                     .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
                                     .work_in_flight = std::chrono::nanoseconds{work_left(now)},
                                     .lead = std::chrono::nanoseconds{lead()},
+                                    .round_trip = std::chrono::nanoseconds{whole(model_.lead() + model_.overhead())},
                                     .rates = rates_,
                                     .draining = draining_,
                                     .latest_start = time(std::get<0>(turn_of(front()))),

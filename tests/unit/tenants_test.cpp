@@ -38,6 +38,17 @@ Policy usual() {
   }
 }
 
+/// One record at a time, the most urgent first.
+struct one_by_one {
+  static constexpr cohort::ordering order = cohort::ordering::urgency;
+  cohort::decision decide(const cohort::queue_view& queue, cohort::time_point) const {
+    if (queue.packets_in_flight > 0) return cohort::decision::hold();
+    cohort::decision verdict = cohort::decision::commit_now(cohort::commit_reason::idle_device);
+    verdict.max_work = 1000ns;
+    return verdict;
+  }
+};
+
 template <class Policy = cohort::late_binding>
 struct house : workshop {
   cohort::scheduler<Policy> s;
@@ -203,7 +214,7 @@ TEST_CASE("a tenant commits no more than its cap, and others fill the device mea
 }
 
 TEST_CASE("what cannot be in time is refused, what can no longer be is dropped, and only where the tenant wants it") {
-  house<> h;
+  house<one_by_one> h;
   h.s.set_tenant(1, {.latency_target = 10us, .weight = 1000, .when_late = late_work::drop});
   h.s.set_tenant(2, {.latency_target = 10us});
   h.submit(1, 1us, 1000, 0, 1us);  // 0
@@ -368,12 +379,37 @@ TEST_CASE("what is late goes behind what can still be in time, once, and is not 
 
 TEST_CASE("a packet holds a share of the least slack, and all there is when nobody is urgent") {
   house<> h({}, cohort::late_binding{});
-  h.s.set_tenant(1, {.latency_target = 100us});
+  h.s.set_tenant(1, {.latency_target = 200us});
   for (int i = 0; i < 20; ++i) h.submit(1, 0ns);
-  CHECK(h.next(0ns).size() == 4);  // a thirty-second of 99 us: the fourth op reaches it
+  CHECK(h.next(0ns).size() == 4);  // a sixty-fourth of 199 us: the fourth op reaches it
   house<> patient({}, cohort::late_binding{});
   for (int i = 0; i < 20; ++i) patient.submit(0, 0ns);
   CHECK(patient.next(0ns).size() == 20);
+}
+
+TEST_CASE("a busy device has as many packets as a round trip holds, at least three") {
+  const auto committed = [](std::chrono::nanoseconds overhead, std::chrono::nanoseconds target) {
+    const device_rates told{.flops_per_ns = 1, .packet_overhead = overhead, .busy_target = 1000ns, .max_packets = 8};
+    cohort::scheduler<> s(op_table, cohort::machine_shape{}, told);
+    s.set_tenant(0, {.latency_target = target});
+    workshop shop;
+    for (int i = 0; i < 100; ++i) {
+      auto& one = shop.make(odd);
+      one.cost.flops = 1000;
+      s.submit(one, shop.at(0ns));
+    }
+    std::size_t packets = 0;
+    while (!s.next(shop.at(0ns), shop.storage).empty()) ++packets;
+    CHECK_FALSE(s.ask_again().has_value());  // a completion is what it waits for
+    s.complete(1, cohort::errc::device_lost, shop.at(0ns));
+    CHECK_FALSE(s.next(shop.at(0ns), shop.storage).empty());
+    CHECK(s.next(shop.at(0ns), shop.storage).empty());
+    return packets;
+  };
+  CHECK(committed(0ns, 1us) == 3);
+  CHECK(committed(1500ns, 1us) == 3);  // two overheads are an empty round trip
+  CHECK(committed(2500ns, 1us) == 5);
+  CHECK(committed(2500ns, 200us) == 5);  // whatever packets hold
 }
 
 TEST_CASE("lead and overhead are learned apart: packets on a busy device come closer than a round trip") {

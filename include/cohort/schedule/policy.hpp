@@ -32,6 +32,7 @@ struct queue_view {
   /// What a packet takes on an idle device beyond its work. Committed later than this before the work ahead is through,
   /// it leaves the device idle.
   std::chrono::nanoseconds lead{0};
+  std::chrono::nanoseconds round_trip{0};  ///< of a packet with next to nothing in it, on an idle device
   const device_rates& rates;
   bool draining = false;  ///< the owner says that nothing more will be submitted
   /// Under `ordering::urgency`: when the most urgent submission must start to be in time. Else the epoch.
@@ -94,24 +95,27 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 
 }  // namespace detail
 
-/// Binds as late as it can without ever letting the device run dry: an idle device gets a packet at once; a busy one
-/// gets another only while the work ahead of it is below `rates.busy_target`, or the lead where that is more, and fewer
-/// than `rates.max_packets` are committed. Whatever is held meets company in the meantime, and the most urgent goes
-/// first when its time comes. A packet ends with the record that reaches `packet_work`, so that what is urgent later
-/// finds its turn soon.
+/// Binds as late as it can without letting the device run dry: an idle device gets a packet at once; a busy one gets
+/// another while fewer are committed than a round trip holds. Whatever is held meets company in the meantime, and the
+/// most urgent goes first when its time comes.
 ///
-/// Both bounds go by the least slack: that of the most urgent, remembered for some 256 decisions, because a packet that
-/// holds only what is patient meets somebody who is not as surely as any other. Where the least slack is more than
-/// twenty leads, the work ahead may reach two leads: a device that runs dry costs more than company that is missed. The
-/// urgent, who would wait behind it in each of their ops, get the lead alone.
+/// A packet is on its way to the device, at work, or on its way back, so three of them keep the device at work; more do
+/// where a round trip takes longer than three packets of `rates.busy_target`. Completions set the pace, as
+/// acknowledgements do in a network: what is predicted wrongly makes a packet longer or shorter and no more. To
+/// foretell when the device runs dry takes predictions that are better than they can be: on a device that is never idle
+/// nobody sees what part of an interval was work, and packets that were committed too soon are a queue in which nobody
+/// overtakes.
+///
+/// Where nobody wants anything, throughput is all that counts, and the work ahead may reach two leads.
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
 
-  /// Predicted device time that fills a packet with a tile for every fourth worker; 0: a share of the least slack. A
-  /// packet runs to its end, so it is what the urgent wait for, once for each op of a request. The share is a
-  /// thirty-second, because a request has ten ops or so and each meets a packet on the device and one before its own;
-  /// but at least the lead, or `rates.busy_target`: smaller packets cost more than they hold. Where the most urgent has
-  /// neither target nor deadline, packets take all the company there is.
+  /// Predicted device time that ends a packet with a tile for every fourth worker; 0: a sixty-fourth of the least
+  /// slack, but at least `rates.busy_target`, because smaller packets cost more than they hold. A packet runs to its
+  /// end, so it is what the urgent wait for: a request has ten ops or so, and each meets three packets that are ahead
+  /// and one that is its own. The slack is that of the most urgent, remembered for some 256 decisions: a packet that
+  /// holds only what is patient meets somebody who is not as surely as any other. Where the most urgent has neither
+  /// target nor deadline, packets take all the company there is.
   std::chrono::nanoseconds packet_work{0};
 
   /// Of those who have neither target nor deadline; a bound, so that the others are not forgotten sooner.
@@ -120,11 +124,13 @@ struct late_binding {
 
   decision decide(const queue_view& queue, time_point now) noexcept {
     using std::chrono::nanoseconds;
-    const device_rates& rates = queue.rates;
     remember(queue, now);
     if (queue.packets_in_flight == 0) return packet(queue, commit_reason::idle_device);
-    if (queue.packets_in_flight >= rates.max_packets) return decision::hold();
-    const nanoseconds enough = std::max(rates.busy_target, least_slack > 20 * queue.lead ? 2 * queue.lead : queue.lead);
+    if (queue.packets_in_flight >= queue.rates.max_packets) return decision::hold();
+    if (least_slack < patient / 2) {
+      return queue.packets_in_flight < on_their_way(queue) ? packet(queue, commit_reason::keep_busy) : decision::hold();
+    }
+    const nanoseconds enough = std::max(queue.rates.busy_target, 2 * queue.lead);
     if (queue.work_in_flight < enough) return packet(queue, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
     return decision::hold_until(now + (queue.work_in_flight - enough) + nanoseconds{1});
@@ -137,13 +143,19 @@ private:
     least_slack = std::min(mine, least_slack + (mine - least_slack) / 256);
   }
 
+  /// Packets that a round trip holds.
+  static std::int64_t on_their_way(const queue_view& queue) noexcept {
+    const std::int64_t each = std::max<std::int64_t>(queue.rates.busy_target.count(), 1);
+    return std::max<std::int64_t>(3, (queue.round_trip.count() + each - 1) / each);
+  }
+
   decision packet(const queue_view& queue, commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
     verdict.max_work = packet_work;
     if (packet_work.count() == 0 && !queue.wanted) {
       verdict.max_work = std::chrono::nanoseconds::max();
     } else if (packet_work.count() == 0) {
-      verdict.max_work = std::max({least_slack / 32, queue.lead, queue.rates.busy_target});
+      verdict.max_work = std::max(least_slack / 64, queue.rates.busy_target);
     }
     return verdict;
   }

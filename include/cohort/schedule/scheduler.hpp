@@ -468,6 +468,7 @@ private:
             .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
             .work_in_flight = backlog_.left(now),
             .lead = nanoseconds(model_.lead()),
+            .round_trip = nanoseconds(model_.lead() + model_.overhead()),
             .rates = rates_,
             .draining = draining_,
             .latest_start = time_point{std::chrono::nanoseconds{queue_.front()->turn.due}},
