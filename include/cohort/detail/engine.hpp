@@ -5,6 +5,7 @@
 
 #include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
+#include <cohort/detail/at_exit.hpp>
 #include <cohort/detail/cpu.hpp>
 #include <cohort/detail/full_wave.hpp>
 #include <cohort/detail/inbox.hpp>
@@ -59,17 +60,22 @@ public:
   /// Takes a waiter in; true: it will be delivered once. False: it is done already, `result` says why, nobody will be
   /// told.
   bool submit(waiter& one) noexcept {
-    // seq_cst, as the load of stopping_ and the owner's two accesses in the other order: either the owner sees this one
-    // outstanding and waits for its arrival, or this thread sees that the engine stops.
-    if (outstanding_.fetch_add(1, std::memory_order_seq_cst) >= capacity_) return reject(one, errc::queue_full);
+    // relaxed: this thread finds its own id only if it wrote it itself, in the step that is running it.
+    const bool owner_submits = owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+    if (owner_submits && places_ > 0) {
+      --places_;
+    } else if (outstanding_.fetch_add(1, std::memory_order_seq_cst) >= capacity_) {
+      // seq_cst, as the load of stopping_ and the owner's two accesses in the other order: either the owner sees this
+      // one outstanding and waits for its arrival, or this thread sees that the engine stops.
+      return reject(one, errc::queue_full);
+    }
     if (stopping_.load(std::memory_order_seq_cst)) return reject(one, errc::stopped);
     if (one.cancellable) {
       // acq_rel: a cancellation before this point is seen here; one after it sees the waiter as written so far.
       const auto before = one.phase.fetch_or(waiter::submitted, std::memory_order_acq_rel);
       if ((before & waiter::cancel_asked) != 0) return reject(one, errc::cancelled);
     }
-    // relaxed: this thread finds its own id only if it wrote it itself, in the step that is running it.
-    if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
+    if (owner_submits) {
       local_.push_back(one);
       if (wave_.is_full_with_one_more()) take_full_wave();
     } else {
@@ -252,6 +258,7 @@ private:
 
   /// Counts deliveries out and tells who waits for idleness.
   void leave(std::size_t count) noexcept {
+    if (count == 0) return;
     // release: what was delivered happened before a zero that wait_until_idle sees; seq_cst includes it, see submit.
     if (outstanding_.fetch_sub(count, std::memory_order_seq_cst) == count) outstanding_.notify_all();
   }
@@ -434,13 +441,14 @@ private:
     const std::size_t count = account_given_up(std::exchange(ready_count_, 0));
     submission* const finished = ready_.release();
     if (finished == nullptr && count == 0) return false;
-    // Counted out before the waiters run: they may submit again at once, and the queue has room for them.
-    if (inline_delivery_) leave(count);
+    // Those who are told here often submit again at once. They take the places of those that are done, so that the
+    // queue has room for them and an atomic count is touched once for all; what they leave is counted out at the end.
+    if (inline_delivery_) places_ = count;
+    const auto done = at_exit([&]() noexcept { leave(inline_delivery_ ? std::exchange(places_, 0) : count); });
     if (finished != nullptr) {
       delivered_ = !inline_delivery_;
       deliver_(target_, finished);
     }
-    if (!inline_delivery_) leave(count);
     return true;
   }
 
@@ -498,6 +506,7 @@ private:
   full_wave wave_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;
+  std::size_t places_ = 0;  // still counted in outstanding_, and free for what the owner submits while it delivers
   typename scheduler<Policy>::given_up_work given_up_{};  // as the device was told
   bool completion_seen_ = false;
   bool inline_delivery_ = false;

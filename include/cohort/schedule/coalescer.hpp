@@ -6,6 +6,7 @@
 #include <cohort/config.hpp>
 #include <cohort/op.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
+#include <cohort/schedule/mostly_sorted_queue.hpp>
 #include <cohort/schedule/pairing_heap.hpp>
 #include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/submission.hpp>
@@ -49,17 +50,20 @@ inline void prefetch_company(const submission& one) noexcept {
 
 /// Submissions that wait for the same thing. What is looked at in its turn is on one cache line.
 struct alignas(64) bucket {
-  pairing_heap<submission, &submission::order, by_turn> members;
+  mostly_sorted_queue<submission, &submission::order, by_turn> members;
   heap_links<bucket> order{};  ///< among the buckets that hold something
   rank turn{};                 ///< valid while it is among them
+  // The second line.
   std::uint16_t op_index = 0;
   bool queued = false;
-  bool fusable = false;  ///< found by key, and given back when empty; the others live as long as the coalescer
-  // The second line.
+  bool fusable = false;  ///< found by key; the others are found by op type
+  bool keyed = false;    ///< is found by `key`, whether it holds something or not
+  bool idle = false;     ///< in the list of those that may get another key, though it may hold something again
   coalescing_key key{};
   std::uint64_t hash = 0;
-  bucket* next = nullptr;  ///< in the list of free ones
+  bucket* next = nullptr;  ///< in that list
 };
+static_assert(sizeof(bucket) == 128);
 
 /// Mixes op index and key into 64 bits. The four products are independent, so they overlap; the multipliers are odd, so
 /// no word loses bits; the closing rounds bring high bits down, where pointers' entropy would otherwise stay.
@@ -115,9 +119,6 @@ public:
     --used_;
   }
 
-  /// Whoever has this hash is about to go.
-  void prefetch(std::uint64_t hash) const noexcept { __builtin_prefetch(&slots_[hash & mask()], 1); }
-
   std::size_t size() const noexcept { return used_; }
   std::size_t capacity() const noexcept { return slots_.size(); }
 
@@ -162,7 +163,8 @@ public:
   /// nothing has changed.
   void reserve(const submission& one) {
     if (!by_key(one)) return;
-    if (free_ == nullptr) add_buckets(chunk);
+    while (idle_ != nullptr && !idle_->members.empty()) take_idle();
+    if (idle_ == nullptr) add_buckets(chunk);
     table_.reserve_one();
   }
 
@@ -175,7 +177,7 @@ public:
     arrivals_.push_back(one);
     one.bucket = &home;
     ++size_;
-    settle(home);
+    if (!home.queued || home.members.front() == &one) settle(home);
   }
 
   /// Takes `one` out, wherever it stands in its bucket.
@@ -212,9 +214,7 @@ public:
   }
   void prefetch_company_of_front() const noexcept {
     const bucket* const next = queue_.front();
-    if (next == nullptr) return;
-    prefetch_company(*next->members.front());
-    if (next->fusable) table_.prefetch(next->hash);
+    if (next != nullptr) prefetch_company(*next->members.front());
   }
 
   /// Undoes a `take` that no `settle` has followed, except that `one` counts as the newest arrival.
@@ -228,15 +228,12 @@ public:
     --left_;
   }
 
-  /// Gives a bucket the place that its members earn, or sets it free when it has none.
+  /// Gives a bucket the place that its members earn. When it has none it keeps its key until others need it more: keys
+  /// that come back, as those of a model's layers do, find it where it was.
   void settle(bucket& one) noexcept {
     if (one.members.empty()) {
-      if (one.queued) queue_.erase(one);
-      one.queued = false;
-      if (!one.fusable) return;
-      table_.erase(one);
-      one.next = free_;
-      free_ = &one;
+      if (one.queued) retire(one);
+      if (one.fusable && !one.idle) put_idle(one);
       return;
     }
     rank turn = one.queued ? one.turn : rank{0, ++turns_};
@@ -295,10 +292,11 @@ private:
     if (!by_key(one)) return by_op_[one.op_index];
     const std::uint64_t hash = hash_of(one.op_index, one.key);
     if (bucket* const found = table_.find(hash, one.op_index, one.key)) return *found;
-    assert(free_ != nullptr);
-    bucket& fresh = *free_;
-    free_ = fresh.next;
-    fresh.next = nullptr;
+    assert(idle_ != nullptr && idle_->members.empty());
+    bucket& fresh = *idle_;
+    take_idle();
+    if (fresh.keyed) table_.erase(fresh);
+    fresh.keyed = true;
     fresh.key = one.key;
     fresh.hash = hash;
     fresh.op_index = one.op_index;
@@ -306,14 +304,28 @@ private:
     return fresh;
   }
 
+  // The idle stand in the order in which they became so. One that holds something again stays where it is until its
+  // turn comes: keys that come and go do not touch the list.
+
+  void put_idle(bucket& one) noexcept {
+    one.idle = true;
+    one.next = nullptr;
+    (idle_ != nullptr ? last_idle_->next : idle_) = &one;
+    last_idle_ = &one;
+  }
+
+  void take_idle() noexcept {
+    idle_->idle = false;
+    idle_ = idle_->next;
+  }
+
   void add_buckets(std::size_t count) {
     if (count == 0) return;
     chunks_.push_back(std::make_unique<bucket[]>(count));
-    for (std::size_t i = count; i-- > 0;) {
+    for (std::size_t i = 0; i < count; ++i) {
       bucket& one = chunks_.back()[i];
       one.fusable = true;
-      one.next = free_;
-      free_ = &one;
+      put_idle(one);
     }
     buckets_ += count;
   }
@@ -323,9 +335,10 @@ private:
   ordering order_;
   std::unique_ptr<bucket[]> by_op_;
   std::vector<std::unique_ptr<bucket[]>> chunks_;  // buckets never move: submissions point to theirs
-  bucket* free_ = nullptr;
+  bucket* idle_ = nullptr;                         // the first of them
+  bucket* last_idle_ = nullptr;                    // valid while there is a first
   bucket_table table_;
-  pairing_heap<bucket, &bucket::order, by_turn> queue_;
+  mostly_sorted_queue<bucket, &bucket::order, by_turn> queue_;
   intrusive_list<submission, &submission::older, &submission::newer> arrivals_;
   std::size_t size_ = 0;
   std::size_t buckets_ = 0;
