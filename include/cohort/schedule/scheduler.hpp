@@ -124,9 +124,6 @@ public:
   void submit(submission& one, time_point now) {
     assert(one.state == submission_state::created);
     assert(one.op_index < ops_.size() && (one.op_bytes + 15) / 16 * 16 == ops_[one.op_index].stride);
-    one.next = nullptr;  // the inbox may have left its links
-    one.previous = nullptr;
-    one.bucket = nullptr;
     one.id = statistics_.submitted + 1;
     one.arrived = now;
     one.sequence = 0;
@@ -139,7 +136,7 @@ public:
     }
 
     const std::int64_t at = since_epoch(now);
-    const std::int64_t usual = at + static_cast<std::int64_t>(std::min(tenant.target_ns, farthest_target));
+    const std::int64_t usual = at + tenant.target_ns;
     const bool limited = one.expires != time_point::max();
     if (limited) {
       if (one.expires <= now) return refuse(one, errc::timed_out, tenant);
@@ -176,6 +173,8 @@ public:
     if (!one.droppable && begins > one.latest_start) put_behind(one, now);
     one.busy_before = busy(now);
     if (wait) {
+      one.next = one.previous = nullptr;  // whoever brought it may have left its links
+      one.bucket = nullptr;
       tenant.aside.push_back(one);
       ++aside_;
     } else {
@@ -406,7 +405,6 @@ public:
 
 private:
   static constexpr ordering order = detail::order_of<Policy>();
-  static constexpr double farthest_target = 1e15;  // ns, eleven days: sums with it stay far from overflow
 
   struct by_leaving {
     bool operator()(const submission& a, const submission& b) const noexcept {
@@ -459,6 +457,7 @@ private:
 
   /// How much later than on an idle device a packet begins that is committed now.
   std::chrono::nanoseconds ahead(time_point now) const noexcept {
+    if (flights_.empty()) return std::chrono::nanoseconds{0};
     return std::max(backlog_.left(now) - nanoseconds(model_.lead()), std::chrono::nanoseconds{0});
   }
 
@@ -508,13 +507,15 @@ private:
     const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead());
     if constexpr (order == ordering::urgency) {
       // Work that is late already has nothing to lose by waiting for what can still be in time.
+      bool reordered = false;
       for (submission* first = from.members.front();
-           !first->droppable && !first->overdue && first->turn.due > 0 && starts > first->latest_start;
+           starts > first->latest_start && !first->droppable && !first->overdue && first->turn.due > 0;
            first = from.members.front()) {
         put_behind(*first, now);
         queue_.rerank(*first, first->turn.due);
+        reordered = true;
       }
-      if (queue_.front() != &from) return outcome::settled;
+      if (reordered && queue_.front() != &from) return outcome::settled;
     }
     const op_info& info = ops_[from.op_index];
     const std::uint32_t room = builder_.room(info.stride);
@@ -604,29 +605,33 @@ private:
   void account(flight& packet, std::uint16_t op, double roofline, std::uint32_t count, detail::submission_chain& taken,
                time_point now) noexcept {
     const bool company = builder_.records() > 1;
-    if (company && builder_.records() == 2) {  // the first record has company after all
+    const std::uint16_t octave = model_.octave_of(roofline);
+    if (builder_.records() == 2) {  // the first record has company after all
       latency_model::part& first = packet.parts[0];
       first.company = true;
-      const double together = model_.predict(first.op, first.roofline_ns, true);
+      const double together = model_.predict(first.op, first.octave, first.roofline_ns, true);
       packet.work_ns += together - first.predicted_ns;
       packet.records_ns += together - first.predicted_ns;
       first.predicted_ns = together;
     }
-    const double predicted = model_.predict(op, roofline, company);
+    const double predicted = model_.predict(op, octave, roofline, company);
     packet.work_ns += predicted;
     packet.records_ns += predicted;
-    const auto end = packet.parts.begin() + packet.part_count;
-    const auto known = std::find_if(packet.parts.begin(), end, [&](const latency_model::part& one) {
-      return one.op == op && latency_model::same_octave(one.roofline_ns, roofline);
-    });
-    if (known != end) {
-      known->records += 1;
-      known->predicted_ns += predicted;
-      packet.work_of_part[static_cast<std::size_t>(known - packet.parts.begin())] += roofline;
-    } else if (packet.part_count < packet.parts.size()) {
-      packet.work_of_part[packet.part_count] = roofline;
-      packet.parts[packet.part_count++] = {
-          .op = op, .company = company, .records = 1, .roofline_ns = roofline, .predicted_ns = predicted};
+    std::uint32_t known = 0;
+    while (known < packet.part_count && (packet.parts[known].op != op || packet.parts[known].octave != octave)) ++known;
+    if (known < packet.part_count) {
+      packet.parts[known].records += 1;
+      packet.parts[known].predicted_ns += predicted;
+      packet.work_of_part[known] += roofline;
+    } else if (known < packet.parts.size()) {
+      packet.parts[known] = {.op = op,
+                             .octave = octave,
+                             .company = company,
+                             .records = 1,
+                             .roofline_ns = roofline,
+                             .predicted_ns = predicted};
+      packet.work_of_part[known] = roofline;
+      ++packet.part_count;
     }
 
     packet.count += count;
@@ -809,8 +814,8 @@ private:
   /// Due eight of its tenant's targets from now: behind all that can be in time, and not for ever.
   void put_behind(submission& one, time_point now) noexcept {
     one.overdue = true;
-    const double target = std::min(one.account->target_ns, farthest_target / 8);
-    one.turn.due = std::max(one.turn.due, since_epoch(now) + static_cast<std::int64_t>(8 * target));
+    const std::int64_t target = std::min(one.account->target_ns, detail::farthest_target_ns / 8);
+    one.turn.due = std::max(one.turn.due, since_epoch(now) + 8 * target);
   }
 
   void unexpire(submission& one) noexcept {
