@@ -46,7 +46,6 @@ public:
         needs_polling_(device_->needs_polling()),
         deliver_(deliver),
         target_(target) {
-    completion_.what = message::completion;
     device_->on_completion([](void* self) { static_cast<engine*>(self)->notice_completion(); }, this);
   }
 
@@ -90,6 +89,8 @@ public:
     // acq_rel: pairs with the same in submit and finish, so that exactly one side knows that a message is due.
     const auto before = one.phase.fetch_or(waiter::cancel_asked, std::memory_order_acq_rel);
     if ((before & waiter::submitted) != 0 && (before & (waiter::closed | waiter::cancel_asked)) == 0) {
+      one.cancellation.sender = &one;
+      one.cancellation.what = message::cancellation;
       inbox_.push(one.cancellation);  // the waiter may be gone after this
     }
   }
@@ -293,6 +294,8 @@ private:
     any |= take_local(now);
     for (; link != nullptr; any = true) {
       const inbox_link& current = *std::exchange(link, link->next);
+      // Another thread has written it: all its lines are fetched together, while this one's work is done.
+      if (link != nullptr && link->what == message::arrival) prefetch(*link->sender);
       switch (current.what) {
         case message::arrival:
           arrive(*current.sender, now);
@@ -426,15 +429,7 @@ private:
   /// looking out for it. True when a message came. Not while a device works that takes this machine's cores.
   bool await_answer() const noexcept {
     if (cores_ < 2 || scheduler_.packets_in_flight() > 0) return false;
-    const time_point end = clock::now() + std::chrono::microseconds(20);
-    do {
-      for (int look = 0; look < 32; ++look) {
-        if (!inbox_.empty()) return true;
-        spin_pause();
-      }
-      std::this_thread::yield();  // whoever is to answer may need this core
-    } while (clock::now() < end);
-    return false;
+    return look_out([this] { return !inbox_.empty(); });
   }
 
   bool deliver() {
@@ -487,8 +482,8 @@ private:
 
   // The inbox outlives the backend, whose threads push to it until the backend is destroyed.
   inbox inbox_;
-  inbox_link completion_;
-  inbox_link control_;
+  inbox_link completion_{.next = nullptr, .sender = nullptr, .what = message::completion};
+  inbox_link control_{.next = nullptr, .sender = nullptr, .what = message::control};
   std::atomic<bool> completion_sent_{false};
   std::atomic<bool> control_sent_{false};
   std::atomic<bool> stopping_{false};

@@ -127,7 +127,10 @@ public:
     one.id = statistics_.submitted + 1;
     one.arrived = now;
     one.sequence = 0;
-    one.droppable = one.overdue = one.expiring = false;
+    one.droppable = one.wanted = one.overdue = one.expiring = false;
+    one.bucket = nullptr;
+    one.previous = one.older = one.newer = nullptr;
+    one.expiry = {};
     if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
     detail::tenant_state& tenant = tenants_[one.tenant];
     one.account = &tenant;
@@ -173,8 +176,7 @@ public:
     if (!one.droppable && begins > one.latest_start) put_behind(one, now);
     one.busy_before = busy(now);
     if (wait) {
-      one.next = one.previous = nullptr;  // whoever brought it may have left its links
-      one.bucket = nullptr;
+      one.next = nullptr;  // whoever brought it may have left it
       tenant.aside.push_back(one);
       ++aside_;
     } else {
