@@ -179,7 +179,7 @@ public:
     }
     self.where = !full && owner.aside.empty() ? place::queue : place::aside;
     owner.paid_until = std::max(owner.paid_until, static_cast<double>(now)) +
-                       self.charged * owner.efficiency * active_weight() * (1 / owner.options.weight);
+                       self.charged * owner.efficiency * (active_weight() * (1 / owner.options.weight));
     self.due = std::max(self.deadline, static_cast<std::int64_t>(owner.paid_until));
     if (self.deadline == usual) self.due = owner.last_due = std::max(self.due, owner.last_due);
     if (!self.droppable && now + ahead(now) > self.latest_start) put_behind(self, now);
@@ -287,7 +287,8 @@ public:
         const double service = scale > 0 ? one.work * scale : measured_ns / gone.count();
         owner.service += service;
         if (one.charged > 0 && service > 0) {
-          owner.paid_until -= (one.charged * owner.efficiency - service) * active_weight() * (1 / owner.options.weight);
+          owner.paid_until -=
+              (one.charged * owner.efficiency - service) * (active_weight() * (1 / owner.options.weight));
           owner.efficiency =
               std::clamp(owner.efficiency + (service / one.charged - owner.efficiency) / 16, 1. / 1024, 16.);
         }
@@ -500,7 +501,7 @@ private:
   void without_service(id number, cohort::error_code result) {
     known_submission& one = all_[number - 1];
     tenant& owner = tenants_[one.tenant];
-    owner.paid_until -= one.charged * owner.efficiency * active_weight() * (1 / owner.options.weight);
+    owner.paid_until -= one.charged * owner.efficiency * (active_weight() * (1 / owner.options.weight));
     one.where = place::outside;
     one.result = result;
     if (!owner.aside.empty()) look_at(one.tenant);

@@ -159,25 +159,24 @@ public:
     add_buckets(expected_keys);
   }
 
-  /// Takes the memory that `add` of this submission needs. Strong guarantee: when it runs out (`std::bad_alloc`),
+  /// Where a submission belongs; it must be added there. Strong guarantee: when memory runs out (`std::bad_alloc`),
   /// nothing has changed.
-  void reserve(const submission& one) {
-    if (!by_key(one)) return;
-    while (idle_ != nullptr && !idle_->members.empty()) take_idle();
-    if (idle_ == nullptr) add_buckets(chunk);
-    table_.reserve_one();
+  bucket& home_of(const submission& one) {
+    if (!by_key(one)) return by_op_[one.op_index];
+    const std::uint64_t hash = hash_of(one.op_index, one.key);
+    bucket* const found = table_.find(hash, one.op_index, one.key);
+    return found != nullptr ? *found : new_home(one, hash);
   }
 
-  /// Precondition: `reserve` for it since the last `add`.
-  void add(submission& one) noexcept {
-    bucket& home = bucket_of(one);
+  /// \param home what `home_of` said
+  void add(submission& one, bucket& home) noexcept {
     one.turn.ticket = ++tickets_;
     if (order_ == ordering::arrival) one.turn.due = 0;
     home.members.insert(one);
     arrivals_.push_back(one);
     one.bucket = &home;
     ++size_;
-    if (!home.queued || home.members.front() == &one) settle(home);
+    if (!home.queued || home.members.front() == &one) rerank(home);
   }
 
   /// Takes `one` out, wherever it stands in its bucket.
@@ -234,20 +233,9 @@ public:
     if (one.members.empty()) {
       if (one.queued) retire(one);
       if (one.fusable && !one.idle) put_idle(one);
-      return;
+    } else {
+      rerank(one);
     }
-    rank turn = one.queued ? one.turn : rank{0, ++turns_};
-    if (order_ == ordering::urgency) {
-      const submission& first = *one.members.front();
-      turn = {first.turn.due - static_cast<std::int64_t>(first.work_ns), first.turn.ticket};
-    }
-    if (one.queued) {
-      if (turn.due == one.turn.due && turn.ticket == one.turn.ticket) return;
-      queue_.erase(one);
-    }
-    one.turn = turn;
-    one.queued = true;
-    queue_.insert(one);
   }
 
   /// The bucket whose turn it is; null when nothing is pending.
@@ -267,7 +255,7 @@ public:
     home.members.erase(one);
     one.turn.due = due;
     home.members.insert(one);
-    settle(home);
+    rerank(home);
   }
 
   /// Places by which one leaves later, if it leaves or has just left, than in order of arrival.
@@ -288,11 +276,10 @@ private:
 
   bool by_key(const submission& one) const noexcept { return fuse_ && ops_[one.op_index].fusable && one.key; }
 
-  bucket& bucket_of(const submission& one) noexcept {
-    if (!by_key(one)) return by_op_[one.op_index];
-    const std::uint64_t hash = hash_of(one.op_index, one.key);
-    if (bucket* const found = table_.find(hash, one.op_index, one.key)) return *found;
-    assert(idle_ != nullptr && idle_->members.empty());
+  bucket& new_home(const submission& one, std::uint64_t hash) {
+    while (idle_ != nullptr && !idle_->members.empty()) take_idle();
+    if (idle_ == nullptr) add_buckets(chunk);
+    table_.reserve_one();
     bucket& fresh = *idle_;
     take_idle();
     if (fresh.keyed) table_.erase(fresh);
@@ -302,6 +289,22 @@ private:
     fresh.op_index = one.op_index;
     table_.insert(fresh);
     return fresh;
+  }
+
+  /// Gives a bucket that holds something the place that its members earn.
+  void rerank(bucket& one) noexcept {
+    rank turn = one.queued ? one.turn : rank{0, ++turns_};
+    if (order_ == ordering::urgency) {
+      const submission& first = *one.members.front();
+      turn = {first.turn.due - static_cast<std::int64_t>(first.work_ns), first.turn.ticket};
+    }
+    if (one.queued) {
+      if (turn.due == one.turn.due && turn.ticket == one.turn.ticket) return;
+      queue_.erase(one);
+    }
+    one.turn = turn;
+    one.queued = true;
+    queue_.insert(one);
   }
 
   // The idle stand in the order in which they became so. One that holds something again stays where it is until its

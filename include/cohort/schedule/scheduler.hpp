@@ -166,7 +166,7 @@ public:
     if (full && tenant.when_full == full_queue::reject) return refuse(one, errc::tenant_queue_full, tenant);
 
     const bool wait = full || tenant.aside.front() != nullptr;
-    if (!wait) queue_.reserve(one);  // nothing below allocates
+    detail::bucket* const home = wait ? nullptr : &queue_.home_of(one);  // nothing below allocates
     const double paid = tenants_.charge(tenant, one.charged_ns, static_cast<double>(at));
     one.turn.due = std::max(deadline, static_cast<std::int64_t>(paid));
     if (deadline == usual) {  // predictions change, and must not make a tenant's submissions overtake each other
@@ -180,7 +180,7 @@ public:
       tenant.aside.push_back(one);
       ++aside_;
     } else {
-      queue_.add(one);
+      queue_.add(one, *home);
       ++tenant.pending;
     }
     if (one.droppable || limited) expire_later(one);
@@ -273,20 +273,34 @@ public:
     }
     std::uint32_t missed = 0;
     const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
-    for (submission* one = members; one != nullptr; one = one->next) {
+    const double each_ns = measured_ns / found->count;
+    for (submission* one = members; one != nullptr;) {
+      // Neighbours are mostly of one tenant, whose account is settled once for all of them.
       detail::tenant_state& tenant = *one->account;
-      tenants_.serve(tenant, one->charged_ns, share > 0 ? one->work_ns * share : measured_ns / found->count);
-      tenant.in_flight_ns -= one->work_ns;
-      if (--tenant.in_flight == 0) tenant.in_flight_ns = 0;  // no rounding error lives for long
+      detail::service_of service(tenants_, tenant);
+      std::size_t left = 0;
+      std::uint64_t completed = 0;
+      std::uint64_t late = 0;
+      double in_flight_ns = tenant.in_flight_ns;
+      do {
+        service.add(one->charged_ns, share > 0 ? one->work_ns * share : each_ns);
+        in_flight_ns -= one->work_ns;
+        ++left;
+        if (!one->orphan) {
+          ++completed;
+          if (now > one->deadline) ++late;
+          if (one->expiring) unexpire(*one);
+          finish(*one, result);
+        }
+        one = one->next;
+      } while (one != nullptr && one->account == &tenant);
+      service.settle();
+      tenant.in_flight -= left;
+      tenant.in_flight_ns = tenant.in_flight > 0 ? in_flight_ns : 0;  // no rounding error lives for long
+      tenant.counters.completed += completed;
+      if (late > 0) tenant.counters.missed += late;
+      missed += static_cast<std::uint32_t>(late);
       departed(tenant);
-      if (one->orphan) continue;
-      ++tenant.counters.completed;
-      if (now > one->deadline) {
-        ++missed;
-        ++tenant.counters.missed;
-      }
-      if (one->expiring) unexpire(*one);
-      finish(*one, result);
     }
     statistics_.missed += missed;
     statistics_.prediction_error = model_.error();
@@ -640,6 +654,12 @@ private:
     const double each = count == 1 ? predicted : predicted / count;
     const std::int64_t busy_until_now = busy(now);
     if (count > 1) packet.fused += count;
+    // What is counted for all of them is kept out of memory, where it would have to be read again for each.
+    time_point oldest = packet.oldest;
+    time_point first_deadline = packet.first_deadline;
+    std::int64_t waited = 0;
+    std::int64_t hidden = 0;
+    std::uint64_t farthest_behind = statistics_.farthest_behind;
     for (submission* one = taken.first; one != nullptr; one = one->next) {
       detail::tenant_state& tenant = *one->account;
       if (one->expiring) {
@@ -653,13 +673,18 @@ private:
       ++tenant.in_flight;
       tenant.in_flight_ns += one->work_ns;
       if (tenant.aside.front() != nullptr) look_at(tenant);
-      packet.oldest = std::min(packet.oldest, one->arrived);
-      packet.first_deadline = std::min(packet.first_deadline, one->deadline);
-      const std::int64_t waited = (now - one->arrived).count();
-      packet.waited += waited;
-      packet.waited_hidden += std::min(waited, busy_until_now - one->busy_before);
-      statistics_.farthest_behind = std::max(statistics_.farthest_behind, queue_.behind(*one));
+      oldest = std::min(oldest, one->arrived);
+      first_deadline = std::min(first_deadline, one->deadline);
+      const std::int64_t own_wait = (now - one->arrived).count();
+      waited += own_wait;
+      hidden += std::min(own_wait, busy_until_now - one->busy_before);
+      farthest_behind = std::max(farthest_behind, queue_.behind(*one));
     }
+    packet.oldest = oldest;
+    packet.first_deadline = first_deadline;
+    packet.waited += waited;
+    packet.waited_hidden += hidden;
+    statistics_.farthest_behind = farthest_behind;
     packet.members.append(taken);
   }
 
@@ -917,10 +942,10 @@ private:
     while (detail::tenant_state* const tenant = to_look_at_) {
       while (submission* const one = tenant->aside.front()) {
         if (tenant->pending >= tenant->queue_capacity || over_cap(*one)) break;
-        queue_.reserve(*one);
+        detail::bucket& home = queue_.home_of(*one);
         tenant->aside.erase(*one);
         --aside_;
-        queue_.add(*one);
+        queue_.add(*one, home);
         ++tenant->pending;
       }
       to_look_at_ = tenant->next_to_look_at;

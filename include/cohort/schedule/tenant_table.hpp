@@ -183,21 +183,13 @@ public:
       one.last_due = 0;
     }
     one.paid_until_ns =
-        std::max(one.paid_until_ns, now_ns) + work_ns * one.efficiency * active_weight_ * one.per_weight;
+        std::max(one.paid_until_ns, now_ns) + work_ns * one.efficiency * (active_weight_ * one.per_weight);
     return one.paid_until_ns;
-  }
-
-  /// A submission that was charged with `work_ns` at submission was served in `service_ns`.
-  void serve(tenant_state& one, double work_ns, double service_ns) noexcept {
-    one.service_ns += service_ns;
-    if (!(work_ns > 0) || !(service_ns > 0)) return;
-    one.paid_until_ns -= (work_ns * one.efficiency - service_ns) * active_weight_ * one.per_weight;
-    one.efficiency = std::clamp(one.efficiency + (service_ns / work_ns - one.efficiency) / 16, 1. / 1024, 16.);
   }
 
   /// A submission left without service: its charge is taken back.
   void refund(tenant_state& one, double work_ns) noexcept {
-    one.paid_until_ns -= work_ns * one.efficiency * active_weight_ * one.per_weight;
+    one.paid_until_ns -= work_ns * one.efficiency * (active_weight_ * one.per_weight);
   }
 
   /// To be called after a tenant's last submission may have left.
@@ -206,9 +198,42 @@ public:
   }
 
 private:
+  friend class service_of;
+
   std::vector<std::unique_ptr<tenant_state>> all_;  // a state never moves: submissions wait in its list
   double active_weight_ = 0;
   bool any_cap_ = false;
+};
+
+/// Service for several submissions of one tenant, in registers until `settle`.
+class service_of {
+public:
+  service_of(const tenant_table& all, tenant_state& one) noexcept
+      : tenant_(one),
+        price_(all.active_weight_ * one.per_weight),
+        paid_until_ns_(one.paid_until_ns),
+        efficiency_(one.efficiency) {}
+
+  /// One that was charged with `work_ns` at submission was served in `service_ns`.
+  void add(double work_ns, double service_ns) noexcept {
+    service_ns_ += service_ns;
+    if (!(work_ns > 0) || !(service_ns > 0)) return;
+    paid_until_ns_ -= (work_ns * efficiency_ - service_ns) * price_;
+    efficiency_ = std::clamp(efficiency_ + (service_ns / work_ns - efficiency_) / 16, 1. / 1024, 16.);
+  }
+
+  void settle() noexcept {
+    tenant_.service_ns += service_ns_;
+    tenant_.paid_until_ns = paid_until_ns_;
+    tenant_.efficiency = efficiency_;
+  }
+
+private:
+  tenant_state& tenant_;
+  double price_;
+  double service_ns_ = 0;
+  double paid_until_ns_;
+  double efficiency_;
 };
 
 }  // namespace detail
