@@ -131,10 +131,12 @@ public:
     one.bucket = nullptr;
     one.previous = one.older = one.newer = nullptr;
     one.expiry = {};
-    if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
+    if (!tenants_.known(one.tenant)) [[unlikely]] {
+      return refuse(one, errc::tenant_removed);
+    }
     detail::tenant_state& tenant = tenants_[one.tenant];
     one.account = &tenant;
-    if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) {
+    if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) [[unlikely]] {
       return refuse(one, errc::evicted, tenant);
     }
 
@@ -163,7 +165,9 @@ public:
       }
     }
     const bool full = tenant.pending >= tenant.queue_capacity;
-    if (full && tenant.when_full == full_queue::reject) return refuse(one, errc::tenant_queue_full, tenant);
+    if (full && tenant.when_full == full_queue::reject) [[unlikely]] {
+      return refuse(one, errc::tenant_queue_full, tenant);
+    }
 
     const bool wait = full || tenant.aside.front() != nullptr;
     detail::bucket* const home = wait ? nullptr : &queue_.home_of(one);  // nothing below allocates
@@ -535,7 +539,7 @@ private:
     }
     const op_info& info = ops_[from.op_index];
     const std::uint32_t room = builder_.room(info.stride);
-    if (room == 0) {
+    if (room == 0) [[unlikely]] {
       if (builder_.records() > 0) return outcome::full;
       settle(*from.members.front(), errc::op_too_large, now);
       return outcome::settled;
@@ -557,7 +561,7 @@ private:
         company = company_of(*one);  // whoever came before it was dropped
       }
       const bool late = one->droppable && starts > one->latest_start;
-      if (late || over_cap(*one)) {
+      if (late || over_cap(*one)) [[unlikely]] {
         if (late) {
           drop(*one, now, false);
         } else {
@@ -590,7 +594,7 @@ private:
     const double padding = told ? info.padding(builder_.members(), count, part) : 0;
     const bool closed = tiles > 0 && builder_.close(tiles);
     if (!closed) builder_.drop();
-    if (tiles > 0 && !closed) {
+    if (tiles > 0 && !closed) [[unlikely]] {
       for (submission* one = taken.release(); one != nullptr;) {
         queue_.put_back(from, *std::exchange(one, std::exchange(one->next, nullptr)));
       }
@@ -598,7 +602,7 @@ private:
       return outcome::full;
     }
     queue_.settle(from);
-    if (tiles == 0) {
+    if (tiles == 0) [[unlikely]] {
       for (submission* one = taken.release(); one != nullptr;) {
         submission& idle = *std::exchange(one, one->next);
         gone(idle, {});
