@@ -27,6 +27,8 @@ struct machine_shape {
 struct op_cost {
   std::uint64_t flops = 0;  ///< floating-point operations, a multiply-add counted as two
   std::uint64_t bytes = 0;  ///< bytes read and written once each
+
+  friend constexpr bool operator==(const op_cost&, const op_cost&) = default;
 };
 
 /// Says which ops may be fused: ops of one type with equal keys. Keys are compared whole, so they hold every parameter

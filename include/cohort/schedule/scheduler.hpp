@@ -150,12 +150,11 @@ public:
     const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
     one.wanted = tenant.wants || deadline < usual;
-    const double roofline = model_.roofline(one.cost);
-    one.weight = detail::work_share::weight(roofline);
-    one.charged_ns = model_.predict(one.op_index, roofline, false);
-    one.work_ns = one.charged_ns + model_.overhead() + model_.lead();
-    // Late is what would be late even if the prediction is too long by as much as predictions usually err.
-    one.latest_start = deadline - static_cast<std::int64_t>(model_.at_best(one.work_ns));
+    const estimate& expected = estimate_of(one);
+    one.weight = expected.weight;
+    one.charged_ns = expected.charged_ns;
+    one.work_ns = expected.work_ns;
+    one.latest_start = deadline - expected.at_best_ns;
     const std::int64_t begins = at + ahead(now).count();
     if (tenant.when_late == late_work::drop) {
       if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
@@ -272,6 +271,7 @@ public:
     last_completion_ = std::max(now, last_completion_);
     const double measured_ns = result.failed() ? 0 : static_cast<double>(measured.count());
     if (!result.failed()) {
+      estimate_.op = no_op_index;
       model_.measured(found->parts.data(), found->part_count, found->work_ns, led,
                       static_cast<double>((now - (led ? std::min(found->committed, now) : began)).count()));
     }
@@ -433,6 +433,16 @@ private:
     }
   };
 
+  static constexpr std::uint16_t no_op_index = std::numeric_limits<std::uint16_t>::max();
+
+  /// How long a record of one kind takes, and where in its packet's `parts` it counts.
+  struct record_class {
+    std::uint16_t op = no_op_index;
+    std::uint32_t position = 0;
+    double roofline_ns = 0;
+    double predicted_ns = 0;
+  };
+
   /// One committed packet.
   struct flight {
     std::uint32_t sequence = 0;
@@ -456,9 +466,35 @@ private:
     // By class. Records of further classes count in the packet's time and teach nothing.
     std::array<latency_model::part, 8> parts{};
     std::array<double, 8> work_of_part{};  // by the rates alone
+    record_class last{};                   // of the newest record
   };
 
   enum class outcome : std::uint8_t { placed, settled, full };
+
+  /// What the model says of a submission. Kept until the model learns: a burst is mostly of one kind.
+  struct estimate {
+    std::uint16_t op = no_op_index;
+    op_cost cost{};
+    std::int64_t weight = 0;
+    double charged_ns = 0;
+    double work_ns = 0;
+    std::int64_t at_best_ns = 0;
+  };
+
+  const estimate& estimate_of(const submission& one) noexcept {
+    if (one.op_index == estimate_.op && one.cost == estimate_.cost) return estimate_;
+    const double roofline = model_.roofline(one.cost);
+    const double charged = model_.predict(one.op_index, roofline, false);
+    const double work = charged + model_.overhead() + model_.lead();
+    estimate_ = {.op = one.op_index,
+                 .cost = one.cost,
+                 .weight = detail::work_share::weight(roofline),
+                 .charged_ns = charged,
+                 .work_ns = work,
+                 // Late is what would be late even if the prediction is too long by as much as predictions usually err.
+                 .at_best_ns = static_cast<std::int64_t>(model_.at_best(work))};
+    return estimate_;
+  }
 
   static std::int64_t since_epoch(time_point t) noexcept {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(t.time_since_epoch()).count();
@@ -621,11 +657,25 @@ private:
     return outcome::placed;
   }
 
+  /// The class of a record that was closed, which is new in its packet or not.
+  record_class part_of(flight& packet, std::uint16_t op, double roofline) noexcept {
+    const bool company = builder_.records() > 1;
+    const std::uint16_t octave = model_.octave_of(roofline);
+    std::uint32_t at = 0;
+    while (at < packet.part_count && (packet.parts[at].op != op || packet.parts[at].octave != octave)) ++at;
+    if (at == packet.part_count && at < packet.parts.size()) {
+      packet.parts[at] = {.op = op, .octave = octave, .company = company, .roofline_ns = roofline};
+      ++packet.part_count;
+    }
+    return {.op = op,
+            .position = at,
+            .roofline_ns = roofline,
+            .predicted_ns = model_.predict(op, octave, roofline, company)};
+  }
+
   /// A record was closed: its members are committed.
   void account(flight& packet, std::uint16_t op, double roofline, std::uint32_t count, detail::submission_chain& taken,
                time_point now) noexcept {
-    const bool company = builder_.records() > 1;
-    const std::uint16_t octave = model_.octave_of(roofline);
     if (builder_.records() == 2) {  // the first record has company after all
       latency_model::part& first = packet.parts[0];
       first.company = true;
@@ -634,24 +684,18 @@ private:
       packet.records_ns += together - first.predicted_ns;
       first.predicted_ns = together;
     }
-    const double predicted = model_.predict(op, octave, roofline, company);
+    // What was found for the record before holds for one that is like it.
+    if (builder_.records() <= 2 || op != packet.last.op || roofline != packet.last.roofline_ns) {
+      packet.last = part_of(packet, op, roofline);
+    }
+    const double predicted = packet.last.predicted_ns;
     packet.work_ns += predicted;
     packet.records_ns += predicted;
-    std::uint32_t known = 0;
-    while (known < packet.part_count && (packet.parts[known].op != op || packet.parts[known].octave != octave)) ++known;
-    if (known < packet.part_count) {
-      packet.parts[known].records += 1;
-      packet.parts[known].predicted_ns += predicted;
-      packet.work_of_part[known] += roofline;
-    } else if (known < packet.parts.size()) {
-      packet.parts[known] = {.op = op,
-                             .octave = octave,
-                             .company = company,
-                             .records = 1,
-                             .roofline_ns = roofline,
-                             .predicted_ns = predicted};
-      packet.work_of_part[known] = roofline;
-      ++packet.part_count;
+    if (packet.last.position < packet.parts.size()) {
+      latency_model::part& part = packet.parts[packet.last.position];
+      part.records += 1;
+      part.predicted_ns += predicted;
+      packet.work_of_part[packet.last.position] += roofline;
     }
 
     packet.count += count;
@@ -973,6 +1017,7 @@ private:
   given_up_work given_up_{};
   packet_builder builder_;
   latency_model model_;
+  estimate estimate_{};
   detail::device_backlog backlog_;
   detail::work_share share_;
   std::vector<flight> flights_;  // a handful, in no order: a linear search over them beats any map
