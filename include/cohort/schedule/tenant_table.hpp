@@ -211,6 +211,7 @@ public:
   service_of(const tenant_table& all, tenant_state& one) noexcept
       : tenant_(one),
         price_(all.active_weight_ * one.per_weight),
+        service_ns_(one.service_ns),
         paid_until_ns_(one.paid_until_ns),
         efficiency_(one.efficiency) {}
 
@@ -223,7 +224,7 @@ public:
   }
 
   void settle() noexcept {
-    tenant_.service_ns += service_ns_;
+    tenant_.service_ns = service_ns_;
     tenant_.paid_until_ns = paid_until_ns_;
     tenant_.efficiency = efficiency_;
   }
@@ -231,7 +232,7 @@ public:
 private:
   tenant_state& tenant_;
   double price_;
-  double service_ns_ = 0;
+  double service_ns_;
   double paid_until_ns_;
   double efficiency_;
 };
