@@ -6,10 +6,12 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/activation.hpp>
+#include <cohort/ops/detail/arguments.hpp>
 #include <cohort/ops/gemm/block.hpp>
 #include <cohort/ops/gemm/host.hpp>
 #include <cohort/types.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -113,9 +115,6 @@ namespace detail {
 /// Elements that one matrix of an op may have: more than any memory holds, and few enough that tiles fit 32 bits.
 inline constexpr std::uint64_t largest_matrix = std::uint64_t{1} << 38;
 
-/// One less than a power of two, so that sides may be tested together.
-inline constexpr std::uint64_t largest_side = (std::uint64_t{1} << 31) - 1;
-
 /// Elements of a matrix, or 0 when a size is 0 or too large.
 constexpr std::uint64_t matrix_size(std::uint64_t rows, std::uint64_t columns) {
   if (rows == 0 || columns == 0 || rows > largest_side || columns > largest_side) return 0;
@@ -142,7 +141,8 @@ error_code linear<T>::check() const {
   if (fault != 0) return static_cast<errc>(fault);
   if (x == nullptr || w == nullptr || y == nullptr) return errc::null_pointer;
   if (detail::misaligned<T>(x, w, y, bias, residual)) return errc::misaligned;
-  // As `matrix_size` says, of three sides together: every submission comes through here.
+  // As `matrix_size` says, of three sides together: every submission comes through here. The largest side is one less
+  // than a power of two, so the bits of all say whether one is longer.
   const std::uint64_t x_size = std::uint64_t{row_count} * k;
   const std::uint64_t w_size = std::uint64_t{n} * k;
   const std::uint64_t y_size = std::uint64_t{row_count} * n;
