@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace cohort::inline COHORT_ABI::detail {
@@ -119,6 +120,9 @@ public:
     --used_;
   }
 
+  /// Whoever has this hash is about to go.
+  void prefetch(std::uint64_t hash) const noexcept { __builtin_prefetch(&slots_[hash & mask()], 1); }
+
   std::size_t size() const noexcept { return used_; }
   std::size_t capacity() const noexcept { return slots_.size(); }
 
@@ -212,7 +216,10 @@ public:
     __builtin_prefetch(&next->key, 1);
   }
   void prefetch_company_of_front() const noexcept {
-    if (size_ >= few) prefetch_company(*queue_.front()->members.front());
+    if (size_ < few) return;
+    const bucket* const next = queue_.front();
+    prefetch_company(*next->members.front());
+    if (next->fusable) table_.prefetch(next->hash);
   }
 
   /// Undoes a `take` that no `settle` has followed, except that `one` counts as the newest arrival.
@@ -227,11 +234,19 @@ public:
   }
 
   /// Gives a bucket the place that its members earn. When it has none it keeps its key until others need it more: keys
-  /// that come back, as those of a model's layers do, find it where it was.
+  /// that come back, as those of a model's layers do, find it where it was. Not with very many pending: whoever comes
+  /// next does better with the bucket that has just been in use, which is in a near cache.
   void settle(bucket& one) noexcept {
     if (one.members.empty()) {
       if (one.queued) retire(one);
-      if (one.fusable && !one.idle) put_idle(one);
+      if (!one.fusable || one.idle) return;
+      if (size_ < few) {
+        put_idle(one);
+      } else {
+        table_.erase(one);
+        one.keyed = false;
+        put_idle_first(one);
+      }
     } else {
       rerank(one);
     }
@@ -272,7 +287,7 @@ public:
 
 private:
   static constexpr std::size_t chunk = 64;
-  static constexpr std::size_t few = 256;
+  static constexpr std::size_t few = 2048;  // pending ones, whose data a core's own cache holds
 
   bool by_key(const submission& one) const noexcept { return fuse_ && ops_[one.op_index].fusable && one.key; }
 
@@ -315,6 +330,12 @@ private:
     one.next = nullptr;
     (idle_ != nullptr ? last_idle_->next : idle_) = &one;
     last_idle_ = &one;
+  }
+
+  void put_idle_first(bucket& one) noexcept {
+    if (idle_ == nullptr) return put_idle(one);
+    one.idle = true;
+    one.next = std::exchange(idle_, &one);
   }
 
   void take_idle() noexcept {
