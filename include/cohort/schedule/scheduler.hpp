@@ -664,7 +664,9 @@ private:
     std::uint32_t at = 0;
     while (at < packet.part_count && (packet.parts[at].op != op || packet.parts[at].octave != octave)) ++at;
     if (at == packet.part_count && at < packet.parts.size()) {
-      packet.parts[at] = {.op = op, .octave = octave, .company = company, .roofline_ns = roofline};
+      // All members: nvcc re-emits such a list by position.
+      packet.parts[at] = {
+          .op = op, .octave = octave, .company = company, .records = 0, .roofline_ns = roofline, .predicted_ns = 0};
       ++packet.part_count;
     }
     return {.op = op,
