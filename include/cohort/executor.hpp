@@ -7,6 +7,8 @@
 #include <cohort/config.hpp>
 #include <cohort/detail/async_submission.hpp>
 #include <cohort/detail/at_exit.hpp>
+#include <cohort/detail/cpu.hpp>
+#include <cohort/detail/delivery.hpp>
 #include <cohort/detail/engine.hpp>
 #include <cohort/detail/start.hpp>
 #include <cohort/detail/submit_awaiter.hpp>
@@ -93,6 +95,10 @@ public:
     tenants_.emplace_back();
     engine_.observe(options.observer, options.stragglers);
     engine_.deliver_inline(options.driven_by == drive::caller);
+    // Not where a device works on the cores that would wait.
+    if (options.driven_by == drive::thread && engine_.device().needs_polling() && detail::usable_cores() > 1) {
+      meeting_ = std::make_shared<detail::meeting_point>();
+    }
     if (options.driven_by == drive::thread) poller_ = std::thread([this] { poll_until_stopped(); });
   }
 
@@ -293,40 +299,6 @@ private:
     executor* self_;
   };
 
-  /// Finished waiters on their way to the Asio executor: one post for all that a step finished.
-  class batch {
-  public:
-    batch(const AsioExecutor& where, submission* first) noexcept : where_(where), first_(first) {}
-    batch(batch&& other) noexcept : where_(other.where_), first_(std::exchange(other.first_, nullptr)) {}
-
-    batch& operator=(batch&&) = delete;
-
-    ~batch() {
-      while (first_ != nullptr) {
-        auto& one = take();
-        if (one.abandon != nullptr) one.abandon(one);
-      }
-    }
-
-    void operator()() {
-      try {
-        while (first_ != nullptr) {
-          auto& one = take();
-          one.resume(one);
-        }
-      } catch (...) {  // a handler threw, as Asio allows: the others are still told
-        if (first_ != nullptr) boost::asio::post(where_, batch(where_, std::exchange(first_, nullptr)));
-        throw;
-      }
-    }
-
-  private:
-    detail::waiter& take() noexcept { return static_cast<detail::waiter&>(*std::exchange(first_, first_->next)); }
-
-    AsioExecutor where_;
-    submission* first_;
-  };
-
   /// \throws std::invalid_argument
   static void check(const tenant_options& options) {
     if (const char* const wrong = options.check()) {
@@ -349,7 +321,8 @@ private:
 
   static void deliver(void* self, submission* finished) {
     auto& me = *static_cast<executor*>(self);
-    batch all(me.asio_executor_, finished);
+    if (me.meeting_ != nullptr && me.meeting_->hand_over(finished)) return;
+    detail::delivery<AsioExecutor> all(me.asio_executor_, finished, me.meeting_);
     if (me.options_.driven_by == drive::caller) {
       all();
     } else {
@@ -374,6 +347,7 @@ private:
   mutable std::mutex tenants_mutex_;
   std::deque<tenant_options> tenants_;  // guarded by tenants_mutex_; a deque, so that references stay
   bool driving_ = false;
+  std::shared_ptr<detail::meeting_point> meeting_;  // shared with handlers on their way, which may outlive the executor
   std::thread poller_;
 };
 

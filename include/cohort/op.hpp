@@ -27,6 +27,8 @@ struct machine_shape {
 struct op_cost {
   std::uint64_t flops = 0;  ///< floating-point operations, a multiply-add counted as two
   std::uint64_t bytes = 0;  ///< bytes read and written once each
+
+  friend constexpr bool operator==(const op_cost&, const op_cost&) = default;
 };
 
 /// Says which ops may be fused: ops of one type with equal keys. Keys are compared whole, so they hold every parameter
@@ -34,7 +36,11 @@ struct op_cost {
 struct coalescing_key {
   std::array<std::uint64_t, 4> words{};
 
-  friend constexpr bool operator==(const coalescing_key&, const coalescing_key&) = default;
+  // Written out: of an array the compilers make a call of memcmp, and this is asked for every submission.
+  friend constexpr bool operator==(const coalescing_key& a, const coalescing_key& b) noexcept {
+    return ((a.words[0] ^ b.words[0]) | (a.words[1] ^ b.words[1]) | (a.words[2] ^ b.words[2]) |
+            (a.words[3] ^ b.words[3])) == 0;
+  }
   constexpr explicit operator bool() const noexcept { return (words[0] | words[1] | words[2] | words[3]) != 0; }
 };
 

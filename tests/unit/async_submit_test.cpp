@@ -14,6 +14,7 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -26,6 +27,7 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -58,8 +60,8 @@ struct served {
 
 /// An executor that the test drives.
 struct driven {
-  driven()
-      : owned(std::make_unique<manual>()), device(*owned), gpu(io, std::move(owned), {.driven_by = drive::caller}) {}
+  explicit driven(const executor_options& options = {.driven_by = drive::caller})
+      : owned(std::make_unique<manual>()), device(*owned), gpu(io, std::move(owned), options) {}
   asio::io_context io;
   std::atomic<int> x = 0;
   std::unique_ptr<manual> owned;
@@ -248,6 +250,26 @@ TEST_CASE("a timer that wins over an operation, pending or committed, cancels it
     f.io.restart();
     f.io.run();
   }
+}
+
+TEST_CASE("a handler that throws out of poll leaves no place taken in the executor") {
+  driven f({.driven_by = drive::caller, .capacity = 2});
+  std::atomic<int> x = 0;
+  std::vector<error_code> told;
+  for (int round = 0; round < 4; ++round) {
+    f.gpu.async_submit(add_one{&x}, [](error_code) { throw std::runtime_error("handler"); });
+    f.gpu.async_submit(add_one{&x}, [&told](error_code ec) { told.push_back(ec); });
+    f.gpu.poll();
+    f.device.complete({});
+    asio::post(f.io, [&f] { f.gpu.poll(); });  // on the handlers' executor, so that they run inside poll
+    CHECK_THROWS_AS(f.io.run(), std::runtime_error);
+    f.gpu.run_until_idle();
+    f.io.run();
+    f.io.restart();
+  }
+  CHECK(x == 8);
+  REQUIRE(told.size() == 4);
+  for (const error_code& ec : told) CHECK_FALSE(ec.failed());
 }
 
 TEST_CASE("a destroyed io_context frees operations whose handlers never ran") {

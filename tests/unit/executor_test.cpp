@@ -14,6 +14,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -209,6 +210,44 @@ TEST_CASE("a full queue is an error of the submission that found it full, and th
   f.gpu.run_until_idle();
   CHECK(x == 3);
   CHECK(results.size() == 5);
+}
+
+TEST_CASE("those who are told find the room in a full executor that they have left, and no more") {
+  auto options = by_caller();
+  options.capacity = 3;
+  caller_driven f(true, options);
+  std::atomic<int> x = 0;
+  std::vector<error_code> results;
+  const auto often = [](gpu_type& gpu, std::atomic<int>& target) -> task<error_code> {
+    for (int i = 0; i < 20; ++i) {
+      if (const error_code ec = co_await gpu.try_submit(add_one{&target}); ec.failed()) co_return ec;
+    }
+    co_return error_code();
+  };
+  // Each is told together with two others, and submits twice where it had one place.
+  const auto twice = [](gpu_type& gpu, std::atomic<int>& target, std::vector<error_code>& out) -> task<error_code> {
+    const error_code ec = co_await gpu.try_submit(add_one{&target});
+    for (int i = 0; i < 2; ++i) start(add(gpu, target), out);
+    co_return ec;
+  };
+  for (int i = 0; i < 3; ++i) start(often(f.gpu, x), results);
+  f.gpu.run_until_idle();
+  REQUIRE(results.size() == 3);
+  for (const error_code& ec : results) CHECK_FALSE(ec.failed());
+  CHECK(x == 60);
+
+  results.clear();
+  std::vector<error_code> more;
+  for (int i = 0; i < 3; ++i) start(twice(f.gpu, x, more), results);
+  f.gpu.run_until_idle();
+  CHECK(x == 66);
+  REQUIRE(more.size() == 6);
+  CHECK(std::count(more.begin(), more.end(), error_code(errc::queue_full)) == 3);
+  // Nothing of it stays counted.
+  results.clear();
+  for (int i = 0; i < 4; ++i) start(add(f.gpu, x), results);
+  f.gpu.run_until_idle();
+  CHECK(std::count(results.begin(), results.end(), error_code(errc::queue_full)) == 1);
 }
 
 TEST_CASE("stop tells what is pending, completes what is committed, and refuses what comes later") {

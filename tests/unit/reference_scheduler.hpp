@@ -179,7 +179,7 @@ public:
     }
     self.where = !full && owner.aside.empty() ? place::queue : place::aside;
     owner.paid_until = std::max(owner.paid_until, static_cast<double>(now)) +
-                       self.charged * owner.efficiency * active_weight() / owner.options.weight;
+                       self.charged * owner.efficiency * (active_weight() * (1 / owner.options.weight));
     self.due = std::max(self.deadline, static_cast<std::int64_t>(owner.paid_until));
     if (self.deadline == usual) self.due = owner.last_due = std::max(self.due, owner.last_due);
     if (!self.droppable && now + ahead(now) > self.latest_start) put_behind(self, now);
@@ -288,7 +288,8 @@ public:
         const double service = scale > 0 ? one.work * scale : measured_ns / gone.count();
         owner.service += service;
         if (one.charged > 0 && service > 0) {
-          owner.paid_until -= (one.charged * owner.efficiency - service) * active_weight() / owner.options.weight;
+          owner.paid_until -=
+              (one.charged * owner.efficiency - service) * (active_weight() * (1 / owner.options.weight));
           owner.efficiency =
               std::clamp(owner.efficiency + (service / one.charged - owner.efficiency) / 16, 1. / 1024, 16.);
         }
@@ -501,7 +502,7 @@ private:
   void without_service(id number, cohort::error_code result) {
     known_submission& one = all_[number - 1];
     tenant& owner = tenants_[one.tenant];
-    owner.paid_until -= one.charged * owner.efficiency * active_weight() / owner.options.weight;
+    owner.paid_until -= one.charged * owner.efficiency * (active_weight() * (1 / owner.options.weight));
     one.where = place::outside;
     one.result = result;
     if (!owner.aside.empty()) look_at(one.tenant);
@@ -702,14 +703,18 @@ private:
     to.work += last_predicted_;
     to.records_work += last_predicted_;
     for (cohort::latency_model::part& known : to.parts) {
-      if (known.op != op || !cohort::latency_model::same_octave(known.roofline_ns, roofline)) continue;
+      if (known.op != op || known.octave != model_.octave_of(roofline)) continue;
       known.records += 1;
       known.predicted_ns += last_predicted_;
       return;
     }
     if (to.parts.size() < 8) {
-      to.parts.push_back(
-          {.op = op, .company = company, .records = 1, .roofline_ns = roofline, .predicted_ns = last_predicted_});
+      to.parts.push_back({.op = op,
+                          .octave = model_.octave_of(roofline),
+                          .company = company,
+                          .records = 1,
+                          .roofline_ns = roofline,
+                          .predicted_ns = last_predicted_});
     }
   }
 

@@ -779,18 +779,14 @@ TEST_CASE("10,000 different keys that come and go reuse the buckets of those bef
   const std::size_t before = queue.key_buckets();
   for (std::uint64_t key = 1; key <= 10'000; ++key) {
     node& one = shop.make(fused, 1, key);
-    queue.reserve(one);
-    queue.add(one);
+    queue.add(one, queue.home_of(one));
     CHECK(queue.size() == std::min<std::size_t>(key, together));
     if (queue.size() == together) queue.remove(*queue.oldest());
   }
   CHECK(queue.key_buckets() == before);
 
   // All at once they need room, and afterwards no more than that.
-  const auto add = [&](node& one) {
-    queue.reserve(one);
-    queue.add(one);
-  };
+  const auto add = [&](node& one) { queue.add(one, queue.home_of(one)); };
   for (std::uint64_t key = 1; key <= 10'000; ++key) add(shop.make(fused, 1, key << 40));
   const std::size_t grown = queue.key_buckets();
   CHECK(grown >= 10'000);

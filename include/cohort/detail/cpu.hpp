@@ -5,6 +5,7 @@
 #include <cohort/config.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <thread>
 
@@ -21,6 +22,21 @@ inline void spin_pause() noexcept {
 #elif defined(__aarch64__)
   asm volatile("isb" ::: "memory");
 #endif
+}
+
+/// Looks for some 20 us whether `there` says true: about what it costs to put a thread to sleep and to wake it again,
+/// so that looking in vain costs at most as much again as sleeping at once. Returns the last answer.
+template <class There>
+bool look_out(There there) noexcept {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(20);
+  do {
+    for (int look = 0; look < 32; ++look) {
+      if (there()) return true;
+      spin_pause();
+    }
+    std::this_thread::yield();  // whoever is to answer may need this core
+  } while (std::chrono::steady_clock::now() < end);
+  return there();
 }
 
 /// The core that this thread is on at the moment, -1 when that is unknown.

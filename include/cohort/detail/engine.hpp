@@ -5,6 +5,7 @@
 
 #include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
+#include <cohort/detail/at_exit.hpp>
 #include <cohort/detail/cpu.hpp>
 #include <cohort/detail/full_wave.hpp>
 #include <cohort/detail/inbox.hpp>
@@ -45,7 +46,6 @@ public:
         needs_polling_(device_->needs_polling()),
         deliver_(deliver),
         target_(target) {
-    completion_.what = message::completion;
     device_->on_completion([](void* self) { static_cast<engine*>(self)->notice_completion(); }, this);
   }
 
@@ -59,17 +59,22 @@ public:
   /// Takes a waiter in; true: it will be delivered once. False: it is done already, `result` says why, nobody will be
   /// told.
   bool submit(waiter& one) noexcept {
-    // seq_cst, as the load of stopping_ and the owner's two accesses in the other order: either the owner sees this one
-    // outstanding and waits for its arrival, or this thread sees that the engine stops.
-    if (outstanding_.fetch_add(1, std::memory_order_seq_cst) >= capacity_) return reject(one, errc::queue_full);
+    // relaxed: this thread finds its own id only if it wrote it itself, in the step that is running it.
+    const bool owner_submits = owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+    if (owner_submits && places_ > 0) {
+      --places_;
+    } else if (outstanding_.fetch_add(1, std::memory_order_seq_cst) >= capacity_) {
+      // seq_cst, as the load of stopping_ and the owner's two accesses in the other order: either the owner sees this
+      // one outstanding and waits for its arrival, or this thread sees that the engine stops.
+      return reject(one, errc::queue_full);
+    }
     if (stopping_.load(std::memory_order_seq_cst)) return reject(one, errc::stopped);
     if (one.cancellable) {
       // acq_rel: a cancellation before this point is seen here; one after it sees the waiter as written so far.
       const auto before = one.phase.fetch_or(waiter::submitted, std::memory_order_acq_rel);
       if ((before & waiter::cancel_asked) != 0) return reject(one, errc::cancelled);
     }
-    // relaxed: this thread finds its own id only if it wrote it itself, in the step that is running it.
-    if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
+    if (owner_submits) {
       local_.push_back(one);
       if (wave_.is_full_with_one_more()) take_full_wave();
     } else {
@@ -84,6 +89,8 @@ public:
     // acq_rel: pairs with the same in submit and finish, so that exactly one side knows that a message is due.
     const auto before = one.phase.fetch_or(waiter::cancel_asked, std::memory_order_acq_rel);
     if ((before & waiter::submitted) != 0 && (before & (waiter::closed | waiter::cancel_asked)) == 0) {
+      one.cancellation.sender = &one;
+      one.cancellation.what = message::cancellation;
       inbox_.push(one.cancellation);  // the waiter may be gone after this
     }
   }
@@ -252,6 +259,7 @@ private:
 
   /// Counts deliveries out and tells who waits for idleness.
   void leave(std::size_t count) noexcept {
+    if (count == 0) return;
     // release: what was delivered happened before a zero that wait_until_idle sees; seq_cst includes it, see submit.
     if (outstanding_.fetch_sub(count, std::memory_order_seq_cst) == count) outstanding_.notify_all();
   }
@@ -286,6 +294,8 @@ private:
     any |= take_local(now);
     for (; link != nullptr; any = true) {
       const inbox_link& current = *std::exchange(link, link->next);
+      // Another thread has written it: all its lines are fetched together, while this one's work is done.
+      if (link != nullptr && link->what == message::arrival) prefetch(*link->sender);
       switch (current.what) {
         case message::arrival:
           arrive(*current.sender, now);
@@ -419,28 +429,21 @@ private:
   /// looking out for it. True when a message came. Not while a device works that takes this machine's cores.
   bool await_answer() const noexcept {
     if (cores_ < 2 || scheduler_.packets_in_flight() > 0) return false;
-    const time_point end = clock::now() + std::chrono::microseconds(20);
-    do {
-      for (int look = 0; look < 32; ++look) {
-        if (!inbox_.empty()) return true;
-        spin_pause();
-      }
-      std::this_thread::yield();  // whoever is to answer may need this core
-    } while (clock::now() < end);
-    return false;
+    return look_out([this] { return !inbox_.empty(); });
   }
 
   bool deliver() {
     const std::size_t count = account_given_up(std::exchange(ready_count_, 0));
     submission* const finished = ready_.release();
     if (finished == nullptr && count == 0) return false;
-    // Counted out before the waiters run: they may submit again at once, and the queue has room for them.
-    if (inline_delivery_) leave(count);
+    // Those who are told here often submit again at once. They take the places of those that are done, so that the
+    // queue has room for them and an atomic count is touched once for all; what they leave is counted out at the end.
+    if (inline_delivery_) places_ = count;
+    const auto done = at_exit([&]() noexcept { leave(inline_delivery_ ? std::exchange(places_, 0) : count); });
     if (finished != nullptr) {
       delivered_ = !inline_delivery_;
       deliver_(target_, finished);
     }
-    if (!inline_delivery_) leave(count);
     return true;
   }
 
@@ -479,8 +482,8 @@ private:
 
   // The inbox outlives the backend, whose threads push to it until the backend is destroyed.
   inbox inbox_;
-  inbox_link completion_;
-  inbox_link control_;
+  inbox_link completion_{.next = nullptr, .sender = nullptr, .what = message::completion};
+  inbox_link control_{.next = nullptr, .sender = nullptr, .what = message::control};
   std::atomic<bool> completion_sent_{false};
   std::atomic<bool> control_sent_{false};
   std::atomic<bool> stopping_{false};
@@ -498,6 +501,7 @@ private:
   full_wave wave_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;
+  std::size_t places_ = 0;  // still counted in outstanding_, and free for what the owner submits while it delivers
   typename scheduler<Policy>::given_up_work given_up_{};  // as the device was told
   bool completion_seen_ = false;
   bool inline_delivery_ = false;

@@ -24,9 +24,9 @@ enum class message : std::uint8_t {
 
 /// A message that its sender stores. It belongs to the inbox from `push` until the owner has taken it out.
 struct inbox_link {
-  inbox_link* next = nullptr;
-  waiter* sender = nullptr;  ///< set for arrival and cancellation
-  message what = message::control;
+  inbox_link* next;
+  waiter* sender;  ///< of an arrival and of a cancellation
+  message what;
 };
 
 class inbox {
@@ -96,7 +96,7 @@ private:
   }
 
   std::atomic<inbox_link*> head_{nullptr};  // null: empty; &asleep_: empty, owner sleeps; else the newest message
-  inbox_link asleep_;
+  inbox_link asleep_{};
   std::mutex mutex_;
   std::condition_variable woken_;
   bool signalled_ = false;  // guarded by mutex_

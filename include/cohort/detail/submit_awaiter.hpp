@@ -91,9 +91,9 @@ private:
 
   static void continue_coroutine(waiter& self) { static_cast<submit_awaiter&>(self).coroutine_.resume(); }
 
+  std::coroutine_handle<> coroutine_;
   Engine& engine_;
   Op op_;
-  std::coroutine_handle<> coroutine_;
   std::optional<std::stop_callback<withdraw>> on_stop_;
 };
 

@@ -17,9 +17,8 @@ struct waiter : submission {
 
   explicit waiter(resume_function how, resume_function when_abandoned = nullptr) noexcept
       : resume(how), abandon(when_abandoned) {
-    arrival.sender = cancellation.sender = this;
+    arrival.sender = this;
     arrival.what = message::arrival;
-    cancellation.what = message::cancellation;
   }
 
   waiter(const waiter&) = delete;
@@ -35,10 +34,10 @@ struct waiter : submission {
   /// Frees what waits without telling it, when the Asio context is destroyed first; null: its owner frees it.
   resume_function abandon;
   inbox_link arrival;
-  inbox_link cancellation;
   std::atomic<std::uint8_t> phase{0};
   bool cancellable = false;      ///< set before submission; false spares the atomic operations
   bool cancel_received = false;  ///< owner only: the cancellation message is in
+  inbox_link cancellation;       ///< written by whoever sends it
 };
 
 }  // namespace cohort::inline COHORT_ABI::detail

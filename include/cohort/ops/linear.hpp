@@ -6,10 +6,12 @@
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
 #include <cohort/ops/activation.hpp>
+#include <cohort/ops/detail/arguments.hpp>
 #include <cohort/ops/gemm/block.hpp>
 #include <cohort/ops/gemm/host.hpp>
 #include <cohort/types.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -115,7 +117,6 @@ inline constexpr std::uint64_t largest_matrix = std::uint64_t{1} << 38;
 
 /// Elements of a matrix, or 0 when a size is 0 or too large.
 constexpr std::uint64_t matrix_size(std::uint64_t rows, std::uint64_t columns) {
-  constexpr std::uint64_t largest_side = (std::uint64_t{1} << 31) - 1;
   if (rows == 0 || columns == 0 || rows > largest_side || columns > largest_side) return 0;
   return rows * columns <= largest_matrix ? rows * columns : 0;
 }
@@ -127,9 +128,10 @@ bool overlap(const T* a, std::uint64_t a_size, const T* b, std::uint64_t b_size)
   return a_begin < b_begin + b_size * sizeof(T) && b_begin < a_begin + a_size * sizeof(T);
 }
 
-template <class T>
-bool misaligned(const T* p) {
-  return reinterpret_cast<std::uintptr_t>(p) % alignof(T) != 0;
+/// Whether any of them is.
+template <class T, class... Pointers>
+bool misaligned(Pointers... all) {
+  return (reinterpret_cast<std::uintptr_t>(all) | ...) % alignof(T) != 0;  // alignments are powers of two
 }
 
 }  // namespace detail
@@ -138,14 +140,16 @@ template <element T>
 error_code linear<T>::check() const {
   if (fault != 0) return static_cast<errc>(fault);
   if (x == nullptr || w == nullptr || y == nullptr) return errc::null_pointer;
-  if (detail::misaligned(x) || detail::misaligned(w) || detail::misaligned(y) || detail::misaligned(bias) ||
-      detail::misaligned(residual)) {
-    return errc::misaligned;
+  if (detail::misaligned<T>(x, w, y, bias, residual)) return errc::misaligned;
+  // As `matrix_size` says, of three sides together: every submission comes through here. The largest side is one less
+  // than a power of two, so the bits of all say whether one is longer.
+  const std::uint64_t x_size = std::uint64_t{row_count} * k;
+  const std::uint64_t w_size = std::uint64_t{n} * k;
+  const std::uint64_t y_size = std::uint64_t{row_count} * n;
+  if (x_size == 0 || w_size == 0 || y_size == 0 || (row_count | n | k) > detail::largest_side ||
+      std::max({x_size, w_size, y_size}) > detail::largest_matrix || act > activation::tanh) {
+    return errc::bad_size;
   }
-  const std::uint64_t x_size = detail::matrix_size(row_count, k);
-  const std::uint64_t w_size = detail::matrix_size(n, k);
-  const std::uint64_t y_size = detail::matrix_size(row_count, n);
-  if (x_size == 0 || w_size == 0 || y_size == 0 || act > activation::tanh) return errc::bad_size;
   if (detail::overlap<T>(y, y_size, x, x_size) || detail::overlap<T>(y, y_size, w, w_size) ||
       (bias != nullptr && detail::overlap<T>(y, y_size, bias, n)) ||
       (residual != nullptr && residual != y && detail::overlap<T>(y, y_size, residual, y_size))) {

@@ -6,6 +6,7 @@
 #include <cohort/config.hpp>
 #include <cohort/op.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
+#include <cohort/schedule/mostly_sorted_queue.hpp>
 #include <cohort/schedule/pairing_heap.hpp>
 #include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/submission.hpp>
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace cohort::inline COHORT_ABI::detail {
@@ -49,17 +51,20 @@ inline void prefetch_company(const submission& one) noexcept {
 
 /// Submissions that wait for the same thing. What is looked at in its turn is on one cache line.
 struct alignas(64) bucket {
-  pairing_heap<submission, &submission::order, by_turn> members;
+  mostly_sorted_queue<submission, &submission::order, by_turn> members;
   heap_links<bucket> order{};  ///< among the buckets that hold something
   rank turn{};                 ///< valid while it is among them
+  // The second line.
   std::uint16_t op_index = 0;
   bool queued = false;
-  bool fusable = false;  ///< found by key, and given back when empty; the others live as long as the coalescer
-  // The second line.
+  bool fusable = false;  ///< found by key; the others are found by op type
+  bool keyed = false;    ///< is found by `key`, whether it holds something or not
+  bool idle = false;     ///< in the list of those that may get another key, though it may hold something again
   coalescing_key key{};
   std::uint64_t hash = 0;
-  bucket* next = nullptr;  ///< in the list of free ones
+  bucket* next = nullptr;  ///< in that list
 };
+static_assert(sizeof(bucket) == 128);
 
 /// Mixes op index and key into 64 bits. The four products are independent, so they overlap; the multipliers are odd, so
 /// no word loses bits; the closing rounds bring high bits down, where pointers' entropy would otherwise stay.
@@ -158,24 +163,24 @@ public:
     add_buckets(expected_keys);
   }
 
-  /// Takes the memory that `add` of this submission needs. Strong guarantee: when it runs out (`std::bad_alloc`),
+  /// Where a submission belongs; it must be added there. Strong guarantee: when memory runs out (`std::bad_alloc`),
   /// nothing has changed.
-  void reserve(const submission& one) {
-    if (!by_key(one)) return;
-    if (free_ == nullptr) add_buckets(chunk);
-    table_.reserve_one();
+  bucket& home_of(const submission& one) {
+    if (!by_key(one)) return by_op_[one.op_index];
+    const std::uint64_t hash = hash_of(one.op_index, one.key);
+    bucket* const found = table_.find(hash, one.op_index, one.key);
+    return found != nullptr ? *found : new_home(one, hash);
   }
 
-  /// Precondition: `reserve` for it since the last `add`.
-  void add(submission& one) noexcept {
-    bucket& home = bucket_of(one);
+  /// \param home what `home_of` said
+  void add(submission& one, bucket& home) noexcept {
     one.turn.ticket = ++tickets_;
     if (order_ == ordering::arrival) one.turn.due = 0;
     home.members.insert(one);
     arrivals_.push_back(one);
     one.bucket = &home;
     ++size_;
-    settle(home);
+    if (!home.queued || home.members.front() == &one) rerank(home);
   }
 
   /// Takes `one` out, wherever it stands in its bucket.
@@ -203,16 +208,16 @@ public:
 
   /// For whoever has something to do until the next turn: fetches what it will touch, in two steps with some 50 ns
   /// between them, because the second needs what the first has fetched. With thousands pending none of it is in a near
-  /// cache.
+  /// cache; a few are there anyway.
   void prefetch_front() const noexcept {
+    if (size_ < few) return;
     const bucket* const next = queue_.front();
-    if (next == nullptr) return;
     prefetch(*next->members.front());
     __builtin_prefetch(&next->key, 1);
   }
   void prefetch_company_of_front() const noexcept {
+    if (size_ < few) return;
     const bucket* const next = queue_.front();
-    if (next == nullptr) return;
     prefetch_company(*next->members.front());
     if (next->fusable) table_.prefetch(next->hash);
   }
@@ -228,29 +233,23 @@ public:
     --left_;
   }
 
-  /// Gives a bucket the place that its members earn, or sets it free when it has none.
+  /// Gives a bucket the place that its members earn. When it has none it keeps its key until others need it more: keys
+  /// that come back, as those of a model's layers do, find it where it was. Not with very many pending: whoever comes
+  /// next does better with the bucket that has just been in use, which is in a near cache.
   void settle(bucket& one) noexcept {
     if (one.members.empty()) {
-      if (one.queued) queue_.erase(one);
-      one.queued = false;
-      if (!one.fusable) return;
-      table_.erase(one);
-      one.next = free_;
-      free_ = &one;
-      return;
+      if (one.queued) retire(one);
+      if (!one.fusable || one.idle) return;
+      if (size_ < few) {
+        put_idle(one);
+      } else {
+        table_.erase(one);
+        one.keyed = false;
+        put_idle_first(one);
+      }
+    } else {
+      rerank(one);
     }
-    rank turn = one.queued ? one.turn : rank{0, ++turns_};
-    if (order_ == ordering::urgency) {
-      const submission& first = *one.members.front();
-      turn = {first.turn.due - static_cast<std::int64_t>(first.work_ns), first.turn.ticket};
-    }
-    if (one.queued) {
-      if (turn.due == one.turn.due && turn.ticket == one.turn.ticket) return;
-      queue_.erase(one);
-    }
-    one.turn = turn;
-    one.queued = true;
-    queue_.insert(one);
   }
 
   /// The bucket whose turn it is; null when nothing is pending.
@@ -270,7 +269,7 @@ public:
     home.members.erase(one);
     one.turn.due = due;
     home.members.insert(one);
-    settle(home);
+    rerank(home);
   }
 
   /// Places by which one leaves later, if it leaves or has just left, than in order of arrival.
@@ -288,17 +287,18 @@ public:
 
 private:
   static constexpr std::size_t chunk = 64;
+  static constexpr std::size_t few = 2048;  // pending ones, whose data a core's own cache holds
 
   bool by_key(const submission& one) const noexcept { return fuse_ && ops_[one.op_index].fusable && one.key; }
 
-  bucket& bucket_of(const submission& one) noexcept {
-    if (!by_key(one)) return by_op_[one.op_index];
-    const std::uint64_t hash = hash_of(one.op_index, one.key);
-    if (bucket* const found = table_.find(hash, one.op_index, one.key)) return *found;
-    assert(free_ != nullptr);
-    bucket& fresh = *free_;
-    free_ = fresh.next;
-    fresh.next = nullptr;
+  bucket& new_home(const submission& one, std::uint64_t hash) {
+    while (idle_ != nullptr && !idle_->members.empty()) take_idle();
+    if (idle_ == nullptr) add_buckets(chunk);
+    table_.reserve_one();
+    bucket& fresh = *idle_;
+    take_idle();
+    if (fresh.keyed) table_.erase(fresh);
+    fresh.keyed = true;
     fresh.key = one.key;
     fresh.hash = hash;
     fresh.op_index = one.op_index;
@@ -306,14 +306,50 @@ private:
     return fresh;
   }
 
+  /// Gives a bucket that holds something the place that its members earn.
+  void rerank(bucket& one) noexcept {
+    rank turn = one.queued ? one.turn : rank{0, ++turns_};
+    if (order_ == ordering::urgency) {
+      const submission& first = *one.members.front();
+      turn = {first.turn.due - static_cast<std::int64_t>(first.work_ns), first.turn.ticket};
+    }
+    if (one.queued) {
+      if (turn.due == one.turn.due && turn.ticket == one.turn.ticket) return;
+      queue_.erase(one);
+    }
+    one.turn = turn;
+    one.queued = true;
+    queue_.insert(one);
+  }
+
+  // The idle stand in the order in which they became so. One that holds something again stays where it is until its
+  // turn comes: keys that come and go do not touch the list.
+
+  void put_idle(bucket& one) noexcept {
+    one.idle = true;
+    one.next = nullptr;
+    (idle_ != nullptr ? last_idle_->next : idle_) = &one;
+    last_idle_ = &one;
+  }
+
+  void put_idle_first(bucket& one) noexcept {
+    if (idle_ == nullptr) return put_idle(one);
+    one.idle = true;
+    one.next = std::exchange(idle_, &one);
+  }
+
+  void take_idle() noexcept {
+    idle_->idle = false;
+    idle_ = idle_->next;
+  }
+
   void add_buckets(std::size_t count) {
     if (count == 0) return;
     chunks_.push_back(std::make_unique<bucket[]>(count));
-    for (std::size_t i = count; i-- > 0;) {
+    for (std::size_t i = 0; i < count; ++i) {
       bucket& one = chunks_.back()[i];
       one.fusable = true;
-      one.next = free_;
-      free_ = &one;
+      put_idle(one);
     }
     buckets_ += count;
   }
@@ -323,9 +359,10 @@ private:
   ordering order_;
   std::unique_ptr<bucket[]> by_op_;
   std::vector<std::unique_ptr<bucket[]>> chunks_;  // buckets never move: submissions point to theirs
-  bucket* free_ = nullptr;
+  bucket* idle_ = nullptr;                         // the first of them
+  bucket* last_idle_ = nullptr;                    // valid while there is a first
   bucket_table table_;
-  pairing_heap<bucket, &bucket::order, by_turn> queue_;
+  mostly_sorted_queue<bucket, &bucket::order, by_turn> queue_;
   intrusive_list<submission, &submission::older, &submission::newer> arrivals_;
   std::size_t size_ = 0;
   std::size_t buckets_ = 0;

@@ -115,17 +115,26 @@ public:
   /// rates say: half of an empty round trip.
   double lead() const noexcept { return lead_ns_; }
 
-  /// Whether two rooflines of one op belong to one class.
-  static bool same_octave(double a, double b) noexcept { return octave_of(a) == octave_of(b); }
+  /// Records of one op whose rooflines are in one octave belong to one class. An octave here is two powers of two.
+  static std::uint16_t octave_of(double ns) noexcept {
+    // Through a signed number: processors convert to those in one instruction, and `ns` is at most an hour.
+    const auto whole = static_cast<std::uint64_t>(static_cast<std::int64_t>(ns));
+    return static_cast<std::uint16_t>(std::min<std::size_t>(std::bit_width(whole) / 2, octaves - 1));
+  }
 
   /// Predicted device time, without the packet's overhead, of a record whose roofline is `ns`.
+  double predict(std::uint16_t op, std::uint16_t octave, double ns, bool company) const noexcept {
+    return std::min(ns * class_of(op, octave, company).correction, longest_ns);
+  }
+
   double predict(std::uint16_t op, double ns, bool company) const noexcept {
-    return std::min(ns * class_of(op, ns, company).correction, longest_ns);
+    return predict(op, octave_of(ns), ns, company);
   }
 
   /// One class of the records of a measured packet.
   struct part {
     std::uint16_t op = 0;
+    std::uint16_t octave = 0;
     bool company = false;
     std::uint32_t records = 0;
     double roofline_ns = 0;   ///< of one record, the newest
@@ -149,7 +158,7 @@ public:
     };
     const auto toll = [&](double ns) { return std::clamp(ns * factor(ns, 1. / 16), told_ns_ / 8, 8 * told_ns_); };
     for (const part* one = parts; one != parts + count; ++one) {
-      latency_class& known = class_of(one->op, one->roofline_ns, one->company);
+      latency_class& known = class_of(one->op, one->octave, one->company);
       known.measured.add(one->predicted_ns * ratio / one->records);
       known.error += (std::abs(1 / ratio - 1) - known.error) / 16;
       // The first packets are trusted more: rates that are off by much should not last for many packets.
@@ -206,15 +215,11 @@ private:
 
   using classes = std::array<latency_class, 2 * octaves>;
 
-  static std::size_t octave_of(double ns) noexcept {
-    return std::min(static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(ns))) / 2, octaves - 1);
-  }
-
   /// A rate that is not a positive number means "unknown"; such work is taken for free instead of endless.
   static double inverse(double rate) noexcept { return rate > 0 ? 1 / rate : 0; }
 
-  latency_class& class_of(std::uint16_t op, double ns, bool company) const noexcept {
-    return (*by_op_[op])[2 * octave_of(ns) + (company ? 1 : 0)];
+  latency_class& class_of(std::uint16_t op, std::size_t octave, bool company) const noexcept {
+    return (*by_op_[op])[2 * octave + (company ? 1 : 0)];
   }
 
   double ns_per_flop_;

@@ -8,9 +8,9 @@ namespace cohort::inline COHORT_ABI::detail {
 /// What an element of a `pairing_heap` carries for it.
 template <class T>
 struct heap_links {
-  T* child = nullptr;
-  T* next = nullptr;      ///< sibling
-  T* previous = nullptr;  ///< sibling before it, or the parent of a first child
+  T* child;
+  T* next;      ///< sibling
+  T* previous;  ///< sibling before it, or the parent of a first child
 };
 
 /// \tparam Before a strict order of elements; what it reads must not change while they are inside

@@ -124,22 +124,24 @@ public:
   void submit(submission& one, time_point now) {
     assert(one.state == submission_state::created);
     assert(one.op_index < ops_.size() && (one.op_bytes + 15) / 16 * 16 == ops_[one.op_index].stride);
-    one.next = nullptr;  // the inbox may have left its links
-    one.previous = nullptr;
-    one.bucket = nullptr;
     one.id = statistics_.submitted + 1;
     one.arrived = now;
     one.sequence = 0;
-    one.droppable = one.overdue = one.expiring = false;
-    if (!tenants_.known(one.tenant)) return refuse(one, errc::tenant_removed);
+    one.droppable = one.wanted = one.overdue = one.expiring = false;
+    one.bucket = nullptr;
+    one.previous = one.older = one.newer = nullptr;
+    one.expiry = {};
+    if (!tenants_.known(one.tenant)) [[unlikely]] {
+      return refuse(one, errc::tenant_removed);
+    }
     detail::tenant_state& tenant = tenants_[one.tenant];
     one.account = &tenant;
-    if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) {
+    if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) [[unlikely]] {
       return refuse(one, errc::evicted, tenant);
     }
 
     const std::int64_t at = since_epoch(now);
-    const std::int64_t usual = at + static_cast<std::int64_t>(std::min(tenant.target_ns, farthest_target));
+    const std::int64_t usual = at + tenant.target_ns;
     const bool limited = one.expires != time_point::max();
     if (limited) {
       if (one.expires <= now) return refuse(one, errc::timed_out, tenant);
@@ -148,12 +150,11 @@ public:
     const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
     one.wanted = tenant.wants || deadline < usual;
-    const double roofline = model_.roofline(one.cost);
-    one.weight = detail::work_share::weight(roofline);
-    one.charged_ns = model_.predict(one.op_index, roofline, false);
-    one.work_ns = one.charged_ns + model_.overhead() + model_.lead();
-    // Late is what would be late even if the prediction is too long by as much as predictions usually err.
-    one.latest_start = deadline - static_cast<std::int64_t>(model_.at_best(one.work_ns));
+    const estimate& expected = estimate_of(one);
+    one.weight = expected.weight;
+    one.charged_ns = expected.charged_ns;
+    one.work_ns = expected.work_ns;
+    one.latest_start = deadline - expected.at_best_ns;
     const std::int64_t begins = at + ahead(now).count();
     if (tenant.when_late == late_work::drop) {
       if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
@@ -163,10 +164,12 @@ public:
       }
     }
     const bool full = tenant.pending >= tenant.queue_capacity;
-    if (full && tenant.when_full == full_queue::reject) return refuse(one, errc::tenant_queue_full, tenant);
+    if (full && tenant.when_full == full_queue::reject) [[unlikely]] {
+      return refuse(one, errc::tenant_queue_full, tenant);
+    }
 
     const bool wait = full || tenant.aside.front() != nullptr;
-    if (!wait) queue_.reserve(one);  // nothing below allocates
+    detail::bucket* const home = wait ? nullptr : &queue_.home_of(one);  // nothing below allocates
     const double paid = tenants_.charge(tenant, one.charged_ns, static_cast<double>(at));
     one.turn.due = std::max(deadline, static_cast<std::int64_t>(paid));
     if (deadline == usual) {  // predictions change, and must not make a tenant's submissions overtake each other
@@ -176,10 +179,11 @@ public:
     if (!one.droppable && begins > one.latest_start) put_behind(one, now);
     one.busy_before = busy(now);
     if (wait) {
+      one.next = nullptr;  // whoever brought it may have left it
       tenant.aside.push_back(one);
       ++aside_;
     } else {
-      queue_.add(one);
+      queue_.add(one, *home);
       ++tenant.pending;
     }
     if (one.droppable || limited) expire_later(one);
@@ -267,25 +271,40 @@ public:
     last_completion_ = std::max(now, last_completion_);
     const double measured_ns = result.failed() ? 0 : static_cast<double>(measured.count());
     if (!result.failed()) {
+      estimate_.op = no_op_index;
       model_.measured(found->parts.data(), found->part_count, found->work_ns, led,
                       static_cast<double>((now - (led ? std::min(found->committed, now) : began)).count()));
     }
     std::uint32_t missed = 0;
     const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
-    for (submission* one = members; one != nullptr; one = one->next) {
+    const double each_ns = measured_ns / found->count;
+    for (submission* one = members; one != nullptr;) {
+      // Neighbours are mostly of one tenant, whose account is settled once for all of them.
       detail::tenant_state& tenant = *one->account;
-      tenants_.serve(tenant, one->charged_ns, share > 0 ? one->work_ns * share : measured_ns / found->count);
-      tenant.in_flight_ns -= one->work_ns;
-      if (--tenant.in_flight == 0) tenant.in_flight_ns = 0;  // no rounding error lives for long
+      detail::service_of service(tenants_, tenant);
+      std::size_t left = 0;
+      std::uint64_t completed = 0;
+      std::uint64_t late = 0;
+      double in_flight_ns = tenant.in_flight_ns;
+      do {
+        service.add(one->charged_ns, share > 0 ? one->work_ns * share : each_ns);
+        in_flight_ns -= one->work_ns;
+        ++left;
+        if (!one->orphan) {
+          ++completed;
+          if (now > one->deadline) ++late;
+          if (one->expiring) unexpire(*one);
+          finish(*one, result);
+        }
+        one = one->next;
+      } while (one != nullptr && one->account == &tenant);
+      service.settle();
+      tenant.in_flight -= left;
+      tenant.in_flight_ns = tenant.in_flight > 0 ? in_flight_ns : 0;  // no rounding error lives for long
+      tenant.counters.completed += completed;
+      if (late > 0) tenant.counters.missed += late;
+      missed += static_cast<std::uint32_t>(late);
       departed(tenant);
-      if (one->orphan) continue;
-      ++tenant.counters.completed;
-      if (now > one->deadline) {
-        ++missed;
-        ++tenant.counters.missed;
-      }
-      if (one->expiring) unexpire(*one);
-      finish(*one, result);
     }
     statistics_.missed += missed;
     statistics_.prediction_error = model_.error();
@@ -406,13 +425,22 @@ public:
 
 private:
   static constexpr ordering order = detail::order_of<Policy>();
-  static constexpr double farthest_target = 1e15;  // ns, eleven days: sums with it stay far from overflow
 
   struct by_leaving {
     bool operator()(const submission& a, const submission& b) const noexcept {
       // Nothing depends on the shape of a heap.
       return a.latest_start != b.latest_start ? a.latest_start < b.latest_start : a.id < b.id;
     }
+  };
+
+  static constexpr std::uint16_t no_op_index = std::numeric_limits<std::uint16_t>::max();
+
+  /// How long a record of one kind takes, and where in its packet's `parts` it counts.
+  struct record_class {
+    std::uint16_t op = no_op_index;
+    std::uint32_t position = 0;
+    double roofline_ns = 0;
+    double predicted_ns = 0;
   };
 
   /// One committed packet.
@@ -438,9 +466,35 @@ private:
     // By class. Records of further classes count in the packet's time and teach nothing.
     std::array<latency_model::part, 8> parts{};
     std::array<double, 8> work_of_part{};  // by the rates alone
+    record_class last{};                   // of the newest record
   };
 
   enum class outcome : std::uint8_t { placed, settled, full };
+
+  /// What the model says of a submission. Kept until the model learns: a burst is mostly of one kind.
+  struct estimate {
+    std::uint16_t op = no_op_index;
+    op_cost cost{};
+    std::int64_t weight = 0;
+    double charged_ns = 0;
+    double work_ns = 0;
+    std::int64_t at_best_ns = 0;
+  };
+
+  const estimate& estimate_of(const submission& one) noexcept {
+    if (one.op_index == estimate_.op && one.cost == estimate_.cost) return estimate_;
+    const double roofline = model_.roofline(one.cost);
+    const double charged = model_.predict(one.op_index, roofline, false);
+    const double work = charged + model_.overhead() + model_.lead();
+    estimate_ = {.op = one.op_index,
+                 .cost = one.cost,
+                 .weight = detail::work_share::weight(roofline),
+                 .charged_ns = charged,
+                 .work_ns = work,
+                 // Late is what would be late even if the prediction is too long by as much as predictions usually err.
+                 .at_best_ns = static_cast<std::int64_t>(model_.at_best(work))};
+    return estimate_;
+  }
 
   static std::int64_t since_epoch(time_point t) noexcept {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(t.time_since_epoch()).count();
@@ -459,6 +513,7 @@ private:
 
   /// How much later than on an idle device a packet begins that is committed now.
   std::chrono::nanoseconds ahead(time_point now) const noexcept {
+    if (flights_.empty()) return std::chrono::nanoseconds{0};
     return std::max(backlog_.left(now) - nanoseconds(model_.lead()), std::chrono::nanoseconds{0});
   }
 
@@ -509,17 +564,19 @@ private:
     const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead());
     if constexpr (order == ordering::urgency) {
       // Work that is late already has nothing to lose by waiting for what can still be in time.
+      bool reordered = false;
       for (submission* first = from.members.front();
-           !first->droppable && !first->overdue && first->turn.due > 0 && starts > first->latest_start;
+           starts > first->latest_start && !first->droppable && !first->overdue && first->turn.due > 0;
            first = from.members.front()) {
         put_behind(*first, now);
         queue_.rerank(*first, first->turn.due);
+        reordered = true;
       }
-      if (queue_.front() != &from) return outcome::settled;
+      if (reordered && queue_.front() != &from) return outcome::settled;
     }
     const op_info& info = ops_[from.op_index];
     const std::uint32_t room = builder_.room(info.stride);
-    if (room == 0) {
+    if (room == 0) [[unlikely]] {
       if (builder_.records() > 0) return outcome::full;
       settle(*from.members.front(), errc::op_too_large, now);
       return outcome::settled;
@@ -541,7 +598,7 @@ private:
         company = company_of(*one);  // whoever came before it was dropped
       }
       const bool late = one->droppable && starts > one->latest_start;
-      if (late || over_cap(*one)) {
+      if (late || over_cap(*one)) [[unlikely]] {
         if (late) {
           drop(*one, now, false);
         } else {
@@ -574,7 +631,7 @@ private:
     const double padding = told ? info.padding(builder_.members(), count, part) : 0;
     const bool closed = tiles > 0 && builder_.close(tiles);
     if (!closed) builder_.drop();
-    if (tiles > 0 && !closed) {
+    if (tiles > 0 && !closed) [[unlikely]] {
       for (submission* one = taken.release(); one != nullptr;) {
         queue_.put_back(from, *std::exchange(one, std::exchange(one->next, nullptr)));
       }
@@ -582,7 +639,7 @@ private:
       return outcome::full;
     }
     queue_.settle(from);
-    if (tiles == 0) {
+    if (tiles == 0) [[unlikely]] {
       for (submission* one = taken.release(); one != nullptr;) {
         submission& idle = *std::exchange(one, one->next);
         gone(idle, {});
@@ -601,39 +658,59 @@ private:
     return outcome::placed;
   }
 
+  /// The class of a record that was closed, which is new in its packet or not.
+  record_class part_of(flight& packet, std::uint16_t op, double roofline) noexcept {
+    const bool company = builder_.records() > 1;
+    const std::uint16_t octave = model_.octave_of(roofline);
+    std::uint32_t at = 0;
+    while (at < packet.part_count && (packet.parts[at].op != op || packet.parts[at].octave != octave)) ++at;
+    if (at == packet.part_count && at < packet.parts.size()) {
+      // All members: nvcc re-emits such a list by position.
+      packet.parts[at] = {
+          .op = op, .octave = octave, .company = company, .records = 0, .roofline_ns = roofline, .predicted_ns = 0};
+      ++packet.part_count;
+    }
+    return {.op = op,
+            .position = at,
+            .roofline_ns = roofline,
+            .predicted_ns = model_.predict(op, octave, roofline, company)};
+  }
+
   /// A record was closed: its members are committed.
   void account(flight& packet, std::uint16_t op, double roofline, std::uint32_t count, detail::submission_chain& taken,
                time_point now) noexcept {
-    const bool company = builder_.records() > 1;
-    if (company && builder_.records() == 2) {  // the first record has company after all
+    if (builder_.records() == 2) {  // the first record has company after all
       latency_model::part& first = packet.parts[0];
       first.company = true;
-      const double together = model_.predict(first.op, first.roofline_ns, true);
+      const double together = model_.predict(first.op, first.octave, first.roofline_ns, true);
       packet.work_ns += together - first.predicted_ns;
       packet.records_ns += together - first.predicted_ns;
       first.predicted_ns = together;
     }
-    const double predicted = model_.predict(op, roofline, company);
+    // What was found for the record before holds for one that is like it.
+    if (builder_.records() <= 2 || op != packet.last.op || roofline != packet.last.roofline_ns) {
+      packet.last = part_of(packet, op, roofline);
+    }
+    const double predicted = packet.last.predicted_ns;
     packet.work_ns += predicted;
     packet.records_ns += predicted;
-    const auto end = packet.parts.begin() + packet.part_count;
-    const auto known = std::find_if(packet.parts.begin(), end, [&](const latency_model::part& one) {
-      return one.op == op && latency_model::same_octave(one.roofline_ns, roofline);
-    });
-    if (known != end) {
-      known->records += 1;
-      known->predicted_ns += predicted;
-      packet.work_of_part[static_cast<std::size_t>(known - packet.parts.begin())] += roofline;
-    } else if (packet.part_count < packet.parts.size()) {
-      packet.work_of_part[packet.part_count] = roofline;
-      packet.parts[packet.part_count++] = {
-          .op = op, .company = company, .records = 1, .roofline_ns = roofline, .predicted_ns = predicted};
+    if (packet.last.position < packet.parts.size()) {
+      latency_model::part& part = packet.parts[packet.last.position];
+      part.records += 1;
+      part.predicted_ns += predicted;
+      packet.work_of_part[packet.last.position] += roofline;
     }
 
     packet.count += count;
     const double each = count == 1 ? predicted : predicted / count;
     const std::int64_t busy_until_now = busy(now);
     if (count > 1) packet.fused += count;
+    // What is counted for all of them is kept out of memory, where it would have to be read again for each.
+    time_point oldest = packet.oldest;
+    time_point first_deadline = packet.first_deadline;
+    std::int64_t waited = 0;
+    std::int64_t hidden = 0;
+    std::uint64_t farthest_behind = statistics_.farthest_behind;
     for (submission* one = taken.first; one != nullptr; one = one->next) {
       detail::tenant_state& tenant = *one->account;
       if (one->expiring) {
@@ -647,13 +724,18 @@ private:
       ++tenant.in_flight;
       tenant.in_flight_ns += one->work_ns;
       if (tenant.aside.front() != nullptr) look_at(tenant);
-      packet.oldest = std::min(packet.oldest, one->arrived);
-      packet.first_deadline = std::min(packet.first_deadline, one->deadline);
-      const std::int64_t waited = (now - one->arrived).count();
-      packet.waited += waited;
-      packet.waited_hidden += std::min(waited, busy_until_now - one->busy_before);
-      statistics_.farthest_behind = std::max(statistics_.farthest_behind, queue_.behind(*one));
+      oldest = std::min(oldest, one->arrived);
+      first_deadline = std::min(first_deadline, one->deadline);
+      const std::int64_t own_wait = (now - one->arrived).count();
+      waited += own_wait;
+      hidden += std::min(own_wait, busy_until_now - one->busy_before);
+      farthest_behind = std::max(farthest_behind, queue_.behind(*one));
     }
+    packet.oldest = oldest;
+    packet.first_deadline = first_deadline;
+    packet.waited += waited;
+    packet.waited_hidden += hidden;
+    statistics_.farthest_behind = farthest_behind;
     packet.members.append(taken);
   }
 
@@ -810,8 +892,8 @@ private:
   /// Due eight of its tenant's targets from now: behind all that can be in time, and not for ever.
   void put_behind(submission& one, time_point now) noexcept {
     one.overdue = true;
-    const double target = std::min(one.account->target_ns, farthest_target / 8);
-    one.turn.due = std::max(one.turn.due, since_epoch(now) + static_cast<std::int64_t>(8 * target));
+    const std::int64_t target = std::min(one.account->target_ns, detail::farthest_target_ns / 8);
+    one.turn.due = std::max(one.turn.due, since_epoch(now) + 8 * target);
   }
 
   void unexpire(submission& one) noexcept {
@@ -911,10 +993,10 @@ private:
     while (detail::tenant_state* const tenant = to_look_at_) {
       while (submission* const one = tenant->aside.front()) {
         if (tenant->pending >= tenant->queue_capacity || over_cap(*one)) break;
-        queue_.reserve(*one);
+        detail::bucket& home = queue_.home_of(*one);
         tenant->aside.erase(*one);
         --aside_;
-        queue_.add(*one);
+        queue_.add(*one, home);
         ++tenant->pending;
       }
       to_look_at_ = tenant->next_to_look_at;
@@ -938,6 +1020,7 @@ private:
   given_up_work given_up_{};
   packet_builder builder_;
   latency_model model_;
+  estimate estimate_{};
   detail::device_backlog backlog_;
   detail::work_share share_;
   std::vector<flight> flights_;  // a handful, in no order: a linear search over them beats any map

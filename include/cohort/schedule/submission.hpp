@@ -38,11 +38,46 @@ struct bucket;
 struct tenant_state;
 }  // namespace detail
 
-/// A node of every list that a submission passes through. `next` and `previous` serve one list at a time; `older` and
-/// `newer` are the scheduler's second list, of everything that waits in buckets, by arrival.
+/// A node of every list that a submission passes through. `next` serves one list at a time.
+///
+/// Where its parts lie is for two threads, one that submits and one that schedules: what only the scheduler writes
+/// stays in the cache of the latter. That is why these members have no initialisers, and no value before the
+/// scheduler's `submit`.
 struct submission {
+  // The scheduler's own.
+  std::uint64_t id;        ///< the scheduler's number for it, from 1
+  time_point arrived;      ///< when it was handed in
+  std::uint32_t sequence;  ///< packet it was committed in; 0 when it never was
+  bool droppable;
+  bool wanted;                    ///< by a target or a deadline
+  bool overdue;                   ///< cannot be in time, and goes behind those that can
+  bool expiring;                  ///< in the heap of what may be dropped or time out
+  detail::bucket* bucket;         ///< null while it waits before the queue
+  detail::tenant_state* account;  ///< its tenant's
+  submission* previous;           ///< before the queue, and in a packet that lost a waiter
+  submission* older;              ///< with `newer` the list of everything that waits in buckets, by arrival
+  submission* newer;
+  detail::heap_links<submission> order;  ///< in its bucket; `turn` beside it, because they are read together
+  rank turn;
+  detail::heap_links<submission> expiry;  ///< among all that may be dropped or time out
+  /// Nanoseconds of `clock` after which it would be late; among those, after which it is dropped or has timed out.
+  std::int64_t latest_start;
+  double work_ns;            ///< predicted alone, with the packet's overhead; its share of its record once committed
+  double charged_ns;         ///< what its tenant was charged with
+  std::int64_t weight;       ///< as `work_share` counts
+  std::int64_t busy_before;  ///< nanoseconds that the device had been at work when it was handed in
+
+  // Written by both.
   submission* next = nullptr;
-  submission* previous = nullptr;  ///< scheduler's own: before the queue, and in a packet that lost a waiter
+  error_code result{};
+
+  /// When the result is wanted. The scheduler shortens it to the tenant's target, and never lengthens it.
+  time_point deadline = time_point::max();
+
+  // From whoever submits.
+
+  /// When it ends with `errc::timed_out`, pending or committed. The deadline is never later.
+  time_point expires = time_point::max();
 
   /// The descriptor, of `op_info::stride` readable bytes rounded down to the type's size. Null in an orphan.
   const void* op = nullptr;
@@ -55,37 +90,6 @@ struct submission {
   std::uint32_t rows = 1;
   coalescing_key key{};
   op_cost cost{};
-
-  /// When the result is wanted. The scheduler shortens it to the tenant's target, and never lengthens it.
-  time_point deadline = time_point::max();
-
-  /// When it ends with `errc::timed_out`, pending or committed. The deadline is never later.
-  time_point expires = time_point::max();
-
-  std::uint64_t id = 0;        ///< the scheduler's number for it, from 1; set when it is handed in
-  time_point arrived{};        ///< set by the scheduler when the submission is handed in
-  std::uint32_t sequence = 0;  ///< packet it was committed in; 0 when it never was
-
-  // The scheduler's own, while the submission is inside.
-  bool droppable = false;
-  bool wanted = false;                      ///< by a target or a deadline
-  bool overdue = false;                     ///< cannot be in time, and goes behind those that can
-  bool expiring = false;                    ///< in the heap of what may be dropped or time out
-  detail::bucket* bucket = nullptr;         ///< null while it waits before the queue
-  detail::tenant_state* account = nullptr;  ///< its tenant's
-  submission* older = nullptr;
-  submission* newer = nullptr;
-  detail::heap_links<submission> order{};  ///< in its bucket; `turn` beside it, because they are read together
-  rank turn{};
-  detail::heap_links<submission> expiry{};  ///< among all that may be dropped or time out
-  /// Nanoseconds of `clock` after which it would be late; among those, after which it is dropped or has timed out.
-  std::int64_t latest_start = 0;
-  double work_ns = 0;       ///< predicted alone, with the packet's overhead; its share of its record once committed
-  double charged_ns = 0;    ///< what its tenant was charged with
-  std::int64_t weight = 0;  ///< as `work_share` counts
-  std::int64_t busy_before = 0;  ///< nanoseconds that the device had been at work when it was handed in
-
-  error_code result{};
 };
 
 }  // namespace cohort::inline COHORT_ABI

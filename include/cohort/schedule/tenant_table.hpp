@@ -76,6 +76,12 @@ struct tenant_statistics {
 
 namespace detail {
 
+/// Of a tenant that has no target, see `no_latency_target`.
+inline constexpr std::int64_t untold_target_ns = 10'000'000;
+
+/// Eleven days: sums with it stay far from overflow.
+inline constexpr std::int64_t farthest_target_ns = 1'000'000'000'000'000;
+
 /// What `tenant_statistics` has, while it is counted.
 struct tenant_counters {
   published<std::uint64_t> submitted;
@@ -90,7 +96,8 @@ struct tenant_counters {
 /// What every submission touches lies on two cache lines: with thousands of tenants none of it is in a near cache.
 struct alignas(64) tenant_state {
   double weight = 1;
-  double target_ns = 1e7;
+  double per_weight = 1;  // its inverse
+  std::int64_t target_ns = untold_target_ns;
   bool wants = false;  // has a target
   std::size_t queue_capacity = std::numeric_limits<std::size_t>::max();
   double paid_until_ns = 0;   // time by which the tenant's share will have served all it has submitted
@@ -139,8 +146,12 @@ public:
     tenant_state& one = *all_[id];
     if (one.active()) active_weight_ += options.weight - one.weight;  // also of one that was removed and is back
     one.weight = options.weight;
+    one.per_weight = 1 / options.weight;
     one.wants = options.latency_target != no_latency_target;
-    one.target_ns = one.wants ? static_cast<double>(options.latency_target.count()) : 1e7;
+    if (one.wants)
+      one.target_ns = std::min<std::int64_t>(options.latency_target.count(), farthest_target_ns);
+    else
+      one.target_ns = untold_target_ns;
     one.queue_capacity = std::max<std::size_t>(options.queue_capacity, 1);
     one.in_flight_cap_ns = options.in_flight_cap == std::chrono::nanoseconds::max()
                                ? std::numeric_limits<double>::infinity()
@@ -171,21 +182,14 @@ public:
       one.paid_until_ns = now_ns;
       one.last_due = 0;
     }
-    one.paid_until_ns = std::max(one.paid_until_ns, now_ns) + work_ns * one.efficiency * active_weight_ / one.weight;
+    one.paid_until_ns =
+        std::max(one.paid_until_ns, now_ns) + work_ns * one.efficiency * (active_weight_ * one.per_weight);
     return one.paid_until_ns;
-  }
-
-  /// A submission that was charged with `work_ns` at submission was served in `service_ns`.
-  void serve(tenant_state& one, double work_ns, double service_ns) noexcept {
-    one.service_ns += service_ns;
-    if (!(work_ns > 0) || !(service_ns > 0)) return;
-    one.paid_until_ns -= (work_ns * one.efficiency - service_ns) * active_weight_ / one.weight;
-    one.efficiency = std::clamp(one.efficiency + (service_ns / work_ns - one.efficiency) / 16, 1. / 1024, 16.);
   }
 
   /// A submission left without service: its charge is taken back.
   void refund(tenant_state& one, double work_ns) noexcept {
-    one.paid_until_ns -= work_ns * one.efficiency * active_weight_ / one.weight;
+    one.paid_until_ns -= work_ns * one.efficiency * (active_weight_ * one.per_weight);
   }
 
   /// To be called after a tenant's last submission may have left.
@@ -194,9 +198,43 @@ public:
   }
 
 private:
+  friend class service_of;
+
   std::vector<std::unique_ptr<tenant_state>> all_;  // a state never moves: submissions wait in its list
   double active_weight_ = 0;
   bool any_cap_ = false;
+};
+
+/// Service for several submissions of one tenant, in registers until `settle`.
+class service_of {
+public:
+  service_of(const tenant_table& all, tenant_state& one) noexcept
+      : tenant_(one),
+        price_(all.active_weight_ * one.per_weight),
+        service_ns_(one.service_ns),
+        paid_until_ns_(one.paid_until_ns),
+        efficiency_(one.efficiency) {}
+
+  /// One that was charged with `work_ns` at submission was served in `service_ns`.
+  void add(double work_ns, double service_ns) noexcept {
+    service_ns_ += service_ns;
+    if (!(work_ns > 0) || !(service_ns > 0)) return;
+    paid_until_ns_ -= (work_ns * efficiency_ - service_ns) * price_;
+    efficiency_ = std::clamp(efficiency_ + (service_ns / work_ns - efficiency_) / 16, 1. / 1024, 16.);
+  }
+
+  void settle() noexcept {
+    tenant_.service_ns = service_ns_;
+    tenant_.paid_until_ns = paid_until_ns_;
+    tenant_.efficiency = efficiency_;
+  }
+
+private:
+  tenant_state& tenant_;
+  double price_;
+  double service_ns_;
+  double paid_until_ns_;
+  double efficiency_;
 };
 
 }  // namespace detail

@@ -81,7 +81,7 @@ inline constexpr std::uint8_t shared_variants = block_variants<T> - 1;
 /// tiles themselves fill the workers, they walk through K alone. No tile is shared where a smaller one holds all rows.
 template <class T>
 block_choice choose_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth, std::uint32_t workers) {
-  const std::uint32_t segments = segments_of<T>(columns, depth);
+  const std::uint32_t segments = is_cut<T>(columns, depth) ? segments_of<T>(columns, depth) : 1;  // mostly no division
   for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants<T>; ++variant) {
     const tile_extent tile = block_tile<T>(variant);
     if (tiles_of(rows, columns, tile) * segments <= workers) return {variant, static_cast<std::uint8_t>(segments)};
