@@ -18,9 +18,6 @@ target_compile_options(cohort_development INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-W
 
 if(COHORT_WERROR)
   target_compile_options(cohort_development INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
-  # A superkernel has the registers of the op that needs most. What does not fit spills, in all ops beside it: an error.
-  target_compile_options(cohort_development
-                         INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # The optimiser's warnings stay warnings: they come and go with inlining, and coroutine frames confuse them.
     foreach(warning IN ITEMS array-bounds dangling-pointer free-nonheap-object maybe-uninitialized nonnull restrict
@@ -29,6 +26,15 @@ if(COHORT_WERROR)
     endforeach()
   endif()
 endif()
+
+# The gate for spills: a superkernel has the registers of the op that needs most, and what does not fit makes all ops
+# beside it slower. For what is timed, and for each architecture that is compiled.
+function(cohort_forbid_spills target)
+  if(COHORT_WERROR)
+    target_compile_options(${target}
+                           PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)
+  endif()
+endfunction()
 
 set(COHORT_TEST_ENVIRONMENT "")
 if(COHORT_SANITIZE)
