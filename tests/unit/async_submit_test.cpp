@@ -1,4 +1,5 @@
 // async_submit with the completion tokens that Asio's users bring.
+#include "../support/add_one.hpp"
 #include "../support/manual_backend.hpp"
 
 #include <cohort/executor.hpp>
@@ -33,20 +34,9 @@
 
 namespace asio = boost::asio;
 using namespace cohort;
+using testing::add_one;
 
 namespace {
-
-struct add_one {
-  static constexpr const char* name = "add_one";
-  std::atomic<int>* target = nullptr;
-
-  error_code check() const { return target == nullptr ? error_code(errc::null_pointer) : error_code(); }
-  std::uint32_t tiles() const { return 1; }
-  template <class Context>
-  void run(Context&, std::uint32_t) const {
-    target->fetch_add(1, std::memory_order_relaxed);  // relaxed: completion orders it
-  }
-};
 
 using kernels = op_set<add_one>;
 using manual = testing::manual_backend<kernels>;

@@ -1,4 +1,5 @@
 // How finished waiters reach an Asio executor, and the meeting point at which a handler waits for more of them.
+#include "../support/add_one.hpp"
 #include "../support/manual_backend.hpp"
 
 #include <cohort/detail/delivery.hpp>
@@ -24,6 +25,7 @@
 
 using namespace cohort;
 using detail::meeting_point;
+using testing::add_one;
 
 namespace {
 
@@ -50,17 +52,6 @@ submission* chain(told& first, More&... more) {
 }
 
 using io_delivery = detail::delivery<boost::asio::io_context::executor_type>;
-
-/// One piece of work.
-struct add_one {
-  static constexpr const char* name = "add_one";
-  std::atomic<int>* target = nullptr;
-  std::uint32_t tiles() const { return 1; }
-  template <class Context>
-  void run(Context&, std::uint32_t) const {
-    target->fetch_add(1, std::memory_order_relaxed);  // relaxed: completion orders it
-  }
-};
 
 using kernels = op_set<add_one>;
 /// Is polled, as a GPU is: only then do handlers wait.

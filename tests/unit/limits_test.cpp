@@ -1,4 +1,5 @@
 // Deadlines and time limits of requests: how tasks inherit them, and what becomes of submissions under them.
+#include "../support/add_one.hpp"
 #include "../support/manual_backend.hpp"
 
 #include <cohort/executor.hpp>
@@ -30,20 +31,10 @@
 #include <vector>
 
 using namespace cohort;
+using testing::add_one;
 using namespace std::chrono_literals;
 
 namespace {
-
-struct add_one {
-  static constexpr const char* name = "add_one";
-  std::atomic<int>* target = nullptr;
-
-  std::uint32_t tiles() const { return 1; }
-  template <class Context>
-  void run(Context&, std::uint32_t) const {
-    target->fetch_add(1, std::memory_order_relaxed);  // relaxed: completion orders it
-  }
-};
 
 using kernels = op_set<add_one>;
 using manual = testing::manual_backend<kernels>;
