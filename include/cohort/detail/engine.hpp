@@ -6,8 +6,8 @@
 #include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/at_exit.hpp>
+#include <cohort/detail/burst_wave.hpp>
 #include <cohort/detail/cpu.hpp>
-#include <cohort/detail/full_wave.hpp>
 #include <cohort/detail/inbox.hpp>
 #include <cohort/detail/waiter.hpp>
 #include <cohort/error.hpp>
@@ -76,7 +76,7 @@ public:
     }
     if (owner_submits) {
       local_.push_back(one);
-      if (wave_.is_full_with_one_more()) take_full_wave();
+      if (wave_.is_wave_with_one_more()) take_wave();
     } else {
       inbox_.push(one.arrival);  // the waiter may be gone after this
     }
@@ -299,7 +299,7 @@ private:
       switch (current.what) {
         case message::arrival:
           arrive(*current.sender, now);
-          if (wave_.is_full_with_one_more()) commit_early(now);
+          if (wave_.is_wave_with_one_more()) commit_early(now);
           break;
         case message::cancellation: withdraw(*current.sender, now); break;
         case message::completion:
@@ -325,7 +325,7 @@ private:
 
   /// In the middle of a delivery: those that are told submit again, and the device need not wait until all have. Nobody
   /// is told from here; what ends without a packet is delivered by the next step.
-  void take_full_wave() noexcept {
+  void take_wave() noexcept {
     const time_point now = clock::now();
     // acquire: as in take_messages, whose order it keeps: tenants before those who submit for them
     if (tenants_changed_.load(std::memory_order_acquire)) return;
@@ -498,7 +498,7 @@ private:
   schedule_observer* decisions_ = nullptr;  // wants to know how long each decision takes
   submission_chain local_;                  // submitted by the owner itself
   submission_chain ready_;
-  full_wave wave_;
+  burst_wave wave_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;
   std::size_t places_ = 0;  // still counted in outstanding_, and free for what the owner submits while it delivers

@@ -6,6 +6,7 @@
 #include <cohort/detail/combine.hpp>
 #include <cohort/ops/detail/attention_block.hpp>
 #include <cohort/ops/detail/attention_head.hpp>
+#include <cohort/ops/detail/math.hpp>
 #include <cohort/ops/detail/warp_primitives.hpp>
 #include <cohort/types.hpp>
 
@@ -25,18 +26,6 @@ template <class T>
 inline constexpr std::uint32_t attention_tensor_bytes = 64 * 128 + 4 * sizeof(attention_part<T>);
 
 #if COHORT_GEMM_HAS_MMA
-
-/// 2^x with a relative error of 2^-22; results below the smallest normal number are 0.
-COHORT_HD
-inline float exp2_approximately(float x) {
-#if COHORT_DEVICE_PASS
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return __builtin_exp2f(x);
-#endif
-}
 
 /// The larger one; of a number and a NaN, the number.
 struct larger_number {

@@ -63,6 +63,18 @@ inline float reciprocal_root(float x) {
 #endif
 }
 
+/// 2^x with a relative error of 2^-22; results below the smallest normal number are 0.
+COHORT_HD
+inline float exp2_approximately(float x) {
+#if COHORT_DEVICE_PASS
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return __builtin_exp2f(x);
+#endif
+}
+
 /// e^x. NaN stays NaN; overflow gives infinity; results may be subnormal.
 ///
 /// x = n ln 2 + r with the reduction of Cody and Waite ("Software Manual for the Elementary Functions", 1980); e^r by

@@ -20,14 +20,14 @@ namespace cohort::inline COHORT_ABI::detail {
 ///
 /// How many submissions make such a packet, and whether they fuse, is taken from the last packet; how many come
 /// together, from the last burst. Both may be wrong for a burst, which costs it a little and no result.
-class full_wave {
+class burst_wave {
 public:
   /// Host workers live on the cores of those who submit: nothing is gained by waking them early.
-  explicit full_wave(const machine_shape& shape) noexcept : workers_(shape.host ? 0 : shape.workers) {}
+  explicit burst_wave(const machine_shape& shape) noexcept : workers_(shape.host ? 0 : shape.workers) {}
 
   /// One more submission of the burst is there. True when the policy is to be asked: with the first wave, and with each
   /// half of one after it.
-  bool is_full_with_one_more() noexcept {
+  bool is_wave_with_one_more() noexcept {
     if (++burst_ < next_) return false;
     wait_for(next_ + std::max(least, size_ / 2));
     in_parts_ = true;
