@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <iterator>
 #include <random>
@@ -14,20 +15,17 @@
 namespace {
 
 struct element {
-  explicit element(std::pair<int, int> rank) : rank(rank) {}
-  cohort::detail::heap_links<element> links;
-  std::pair<int, int> rank;
+  explicit element(std::pair<int, int> turn) : turn(turn) {}
+  cohort::detail::queue_links<element> order{};
+  std::uint32_t place = 0;
+  std::pair<int, int> turn;
 };
 
-struct by_rank {
-  bool operator()(const element& a, const element& b) const noexcept { return a.rank < b.rank; }
+struct pointers_by_turn {
+  bool operator()(const element* a, const element* b) const noexcept { return a->turn < b->turn; }
 };
 
-struct pointers_by_rank {
-  bool operator()(const element* a, const element* b) const noexcept { return a->rank < b->rank; }
-};
-
-using queue = cohort::detail::mostly_sorted_queue<element, &element::links, by_rank>;
+using queue = cohort::detail::mostly_sorted_queue<element>;
 
 }  // namespace
 
@@ -39,7 +37,7 @@ TEST_CASE("the front is the least of those inside, whatever the order in which t
       std::mt19937 dice(seed);
       queue tested;
       std::deque<element> memory;
-      std::set<element*, pointers_by_rank> inside;
+      std::set<element*, pointers_by_turn> inside;
       std::vector<element*> outside;
       for (int step = 0; step < 4'000; ++step) {
         if (inside.empty() || dice() % 8 < 5) {
@@ -48,18 +46,25 @@ TEST_CASE("the front is the least of those inside, whatever the order in which t
           if (!outside.empty() && dice() % 2 == 0) {  // one that was inside may come again
             one = outside.back();
             outside.pop_back();
-            one->rank = {rank, step};
+            one->turn = {rank, step};
           } else {
             one = &memory.emplace_back(std::pair{rank, step});
           }
+          tested.reserve_one();
           tested.insert(*one);
           inside.insert(one);
         } else {
           auto at = inside.begin();
           if (dice() % 4 == 0) std::advance(at, static_cast<std::ptrdiff_t>(dice() % inside.size()));
-          tested.erase(**at);
-          outside.push_back(*at);
+          element& one = **at;
           inside.erase(at);
+          if (dice() % 4 == 0) {
+            tested.rerank(one, std::pair{one.turn.first + static_cast<int>(dice() % 200) - 100, step});
+            inside.insert(&one);
+          } else {
+            tested.erase(one);
+            outside.push_back(&one);
+          }
         }
         REQUIRE(tested.empty() == inside.empty());
         REQUIRE(tested.front() == (inside.empty() ? nullptr : *inside.begin()));
@@ -78,10 +83,11 @@ TEST_CASE("the front is the least of those inside, whatever the order in which t
 TEST_CASE("one that is erased next may have another rank already") {
   queue tested;
   std::deque<element> all;
+  tested.reserve(6);
   for (int i = 0; i < 5; ++i) tested.insert(all.emplace_back(std::pair{i, 0}));
   tested.insert(all.emplace_back(std::pair{-1, 0}));  // out of order
   for (element* const one : {&all[0], &all[5]}) {
-    one->rank = {100, 0};
+    one->turn = {100, 0};
     tested.erase(*one);
     tested.insert(*one);
   }

@@ -7,7 +7,6 @@
 #include <cohort/op.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
 #include <cohort/schedule/mostly_sorted_queue.hpp>
-#include <cohort/schedule/pairing_heap.hpp>
 #include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/submission.hpp>
 
@@ -22,13 +21,6 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-struct by_turn {
-  template <class T>
-  bool operator()(const T& a, const T& b) const noexcept {
-    return a.turn < b.turn;
-  }
-};
-
 /// Fetches a submission that will soon leave.
 inline void prefetch(const submission& one) noexcept {
   for (std::size_t at = 0; at < sizeof one; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(&one) + at, 1);
@@ -40,31 +32,43 @@ inline void prefetch_company(const submission& one) noexcept {
   __builtin_prefetch(static_cast<const char*>(one.op) + one.op_bytes - 1);
   __builtin_prefetch(one.account, 1);
   __builtin_prefetch(reinterpret_cast<const char*>(one.account) + 64, 1);
-  __builtin_prefetch(one.older, 1);
-  __builtin_prefetch(one.newer, 1);
-  if (one.expiring) {
-    for (const submission* near : {one.expiry.child, one.expiry.next, one.expiry.previous}) {
-      if (near != nullptr) __builtin_prefetch(&near->expiry, 1);
-    }
-  }
+  __builtin_prefetch(&one.older->newer, 1);
+  __builtin_prefetch(&one.newer->older, 1);
 }
+
+/// In the order in which it can be done: each step needs what the one before has fetched.
+struct fetch_submission {
+  void operator()(const submission& one, int steps) const noexcept {
+    if (steps == 2) prefetch(one);
+    if (steps == 1) prefetch_company(one);
+  }
+};
 
 /// Submissions that wait for the same thing. What is looked at in its turn is on one cache line.
 struct alignas(64) bucket {
-  mostly_sorted_queue<submission, &submission::order, by_turn> members;
-  heap_links<bucket> order{};  ///< among the buckets that hold something
-  rank turn{};                 ///< valid while it is among them
+  mostly_sorted_queue<submission, fetch_submission> members;
+  queue_links<bucket> order{};  ///< among the buckets that hold something
+  rank turn{};                  ///< valid while it is among them
   // The second line.
   std::uint16_t op_index = 0;
   bool queued = false;
-  bool fusable = false;  ///< found by key; the others are found by op type
-  bool keyed = false;    ///< is found by `key`, whether it holds something or not
-  bool idle = false;     ///< in the list of those that may get another key, though it may hold something again
+  bool fusable = false;     ///< found by key; the others are found by op type
+  bool keyed = false;       ///< is found by `key`, whether it holds something or not
+  bool idle = false;        ///< in the list of those that may get another key, though it may hold something again
+  std::uint32_t place = 0;  ///< as `order`
   coalescing_key key{};
   std::uint64_t hash = 0;
   bucket* next = nullptr;  ///< in that list
 };
 static_assert(sizeof(bucket) == 128);
+
+/// As above; its submission's company is fetched at its turn.
+struct fetch_bucket {
+  void operator()(const bucket& one, int steps) const noexcept {
+    if (steps == 2) __builtin_prefetch(&one, 1);
+    if (steps == 1) prefetch(*one.members.front());
+  }
+};
 
 /// Mixes op index and key into 64 bits. The four products are independent, so they overlap; the multipliers are odd, so
 /// no word loses bits; the closing rounds bring high bits down, where pointers' entropy would otherwise stay.
@@ -160,16 +164,16 @@ public:
   coalescer(std::span<const op_info> ops, bool fuse, std::size_t expected_keys, ordering order = ordering::arrival)
       : ops_(ops), fuse_(fuse), order_(order), by_op_(std::make_unique<bucket[]>(ops.size())), table_(expected_keys) {
     for (std::size_t i = 0; i < ops.size(); ++i) by_op_[i].op_index = static_cast<std::uint16_t>(i);
+    queue_.reserve(ops.size());
     add_buckets(expected_keys);
   }
 
   /// Where a submission belongs; it must be added there. Strong guarantee: when memory runs out (`std::bad_alloc`),
   /// nothing has changed.
   bucket& home_of(const submission& one) {
-    if (!by_key(one)) return by_op_[one.op_index];
-    const std::uint64_t hash = hash_of(one.op_index, one.key);
-    bucket* const found = table_.find(hash, one.op_index, one.key);
-    return found != nullptr ? *found : new_home(one, hash);
+    bucket& home = found_home_of(one);
+    home.members.reserve_one();
+    return home;
   }
 
   /// \param home what `home_of` said
@@ -212,6 +216,7 @@ public:
   void prefetch_front() const noexcept {
     if (size_ < few) return;
     const bucket* const next = queue_.front();
+    queue_.prefetch_next();
     prefetch(*next->members.front());
     __builtin_prefetch(&next->key, 1);
   }
@@ -258,17 +263,13 @@ public:
   /// The turn of the front bucket is over though it holds more. Means something by arrival alone.
   void to_back(bucket& one) noexcept {
     if (order_ == ordering::urgency) return;
-    queue_.erase(one);
-    one.turn.ticket = ++turns_;
-    queue_.insert(one);
+    queue_.rerank(one, rank{one.turn.due, ++turns_});
   }
 
   /// Makes one member due at another time.
   void rerank(submission& one, std::int64_t due) noexcept {
     bucket& home = *one.bucket;
-    home.members.erase(one);
-    one.turn.due = due;
-    home.members.insert(one);
+    home.members.rerank(one, rank{due, one.turn.ticket});
     rerank(home);
   }
 
@@ -290,6 +291,13 @@ private:
   static constexpr std::size_t few = 2048;  // pending ones, whose data a core's own cache holds
 
   bool by_key(const submission& one) const noexcept { return fuse_ && ops_[one.op_index].fusable && one.key; }
+
+  bucket& found_home_of(const submission& one) {
+    if (!by_key(one)) return by_op_[one.op_index];
+    const std::uint64_t hash = hash_of(one.op_index, one.key);
+    bucket* const found = table_.find(hash, one.op_index, one.key);
+    return found != nullptr ? *found : new_home(one, hash);
+  }
 
   bucket& new_home(const submission& one, std::uint64_t hash) {
     while (idle_ != nullptr && !idle_->members.empty()) take_idle();
@@ -314,8 +322,8 @@ private:
       turn = {first.turn.due - static_cast<std::int64_t>(first.work_ns), first.turn.ticket};
     }
     if (one.queued) {
-      if (turn.due == one.turn.due && turn.ticket == one.turn.ticket) return;
-      queue_.erase(one);
+      if (turn.due != one.turn.due || turn.ticket != one.turn.ticket) queue_.rerank(one, turn);
+      return;
     }
     one.turn = turn;
     one.queued = true;
@@ -345,6 +353,7 @@ private:
 
   void add_buckets(std::size_t count) {
     if (count == 0) return;
+    queue_.reserve(ops_.size() + buckets_ + count);
     chunks_.push_back(std::make_unique<bucket[]>(count));
     for (std::size_t i = 0; i < count; ++i) {
       bucket& one = chunks_.back()[i];
@@ -362,7 +371,7 @@ private:
   bucket* idle_ = nullptr;                         // the first of them
   bucket* last_idle_ = nullptr;                    // valid while there is a first
   bucket_table table_;
-  mostly_sorted_queue<bucket, &bucket::order, by_turn> queue_;
+  mostly_sorted_queue<bucket, fetch_bucket> queue_;
   intrusive_list<submission, &submission::older, &submission::newer> arrivals_;
   std::size_t size_ = 0;
   std::size_t buckets_ = 0;

@@ -1,51 +1,116 @@
-// A priority queue for elements that mostly come in order. Its links live in its elements, as those of the heap that it
-// falls back on. Private to the schedule floor.
+// A priority queue for elements that mostly come in order. Private to the schedule floor.
 #pragma once
 
 #include <cohort/config.hpp>
-#include <cohort/schedule/pairing_heap.hpp>
+#include <cohort/schedule/indexed_heap.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
 
 namespace cohort::inline COHORT_ABI::detail {
 
+/// What an element of a `mostly_sorted_queue` carries for it, as `order`.
+template <class T>
+struct queue_links {
+  T* next;
+  T* previous;
+};
+
 /// Whoever is not before the last of a sorted list is appended to it; the others go to a heap. What arrives in order
-/// costs a list's links and one comparison, and whoever leaves the list touches its neighbours alone.
+/// costs a list's links and one comparison, and whoever leaves the list touches its neighbours alone. What comes out of
+/// order costs what it costs in an `indexed_heap`.
 ///
-/// \tparam Before a strict order of elements; what it reads must not change while they are inside, but for that of one
-///         which is erased next
-///
-/// `insert` and `front` are O(1), `erase` as in `pairing_heap` for those that came out of order and else O(1).
-template <class T, heap_links<T> T::* Links, class Before>
+/// An element is ranked by its member `turn`, which must not change while it is inside, but for that of one which is
+/// erased next. Its members `order` (`queue_links`) and `place` (`std::uint32_t`) are the queue's.
+/// \tparam Approach as that of `indexed_heap`
+template <class T, class Approach = ignore_approach>
 class mostly_sorted_queue {
 public:
   T* front() const noexcept {
-    T* const stray = strays_.front();
-    if (stray == nullptr) return first_;
-    return first_ == nullptr || Before()(*stray, *first_) ? stray : first_;
+    if (!any_strays_) [[likely]]
+      return first_;
+    T* const stray = strays_->front();
+    return first_ == nullptr || stray->turn < first_->turn ? stray : first_;
   }
 
-  bool empty() const noexcept { return first_ == nullptr && strays_.empty(); }
+  bool empty() const noexcept { return size_ == 0; }
 
+  /// Fetches those among whom the next front but one is.
+  void prefetch_next() const noexcept {
+    if (first_ != nullptr && first_->order.next != nullptr) __builtin_prefetch(first_->order.next, 1);
+    if (any_strays_) strays_->prefetch_next();
+  }
+
+  /// Makes room for `count` elements. Strong guarantee.
+  void reserve(std::size_t count) {
+    if (count > std::size_t{1} << room_) [[unlikely]]
+      grow(count);
+  }
+  void reserve_one() { reserve(std::size_t{size_} + 1); }
+
+  /// Does not allocate. Precondition: there is room for it.
   void insert(T& one) noexcept {
-    if (last_ != nullptr && Before()(one, *last_)) return strays_.insert(one);
-    auto& links = one.*Links;
-    links.child = &one;  // the mark of the list: no element of a heap is its own child
-    links.next = nullptr;
-    links.previous = last_;
-    (last_ != nullptr ? (last_->*Links).next : first_) = &one;
+    ++size_;
+    if (last_ != nullptr && one.turn < last_->turn) {
+      any_strays_ = true;
+      return strays_->insert(one);
+    }
+    one.place = listed;
+    one.order = {nullptr, last_};
+    (last_ != nullptr ? last_->order.next : first_) = &one;
     last_ = &one;
   }
 
   void erase(T& one) noexcept {
-    const auto& links = one.*Links;
-    if (links.child != &one) return strays_.erase(one);
-    (links.previous != nullptr ? (links.previous->*Links).next : first_) = links.next;
-    (links.next != nullptr ? (links.next->*Links).previous : last_) = links.previous;
+    --size_;
+    if (one.place != listed) {
+      strays_->erase(one);
+      any_strays_ = !strays_->empty();
+      return;
+    }
+    (one.order.previous != nullptr ? one.order.previous->order.next : first_) = one.order.next;
+    (one.order.next != nullptr ? one.order.next->order.previous : last_) = one.order.previous;
+  }
+
+  /// As erased, ranked and inserted.
+  template <class Turn>
+  void rerank(T& one, const Turn& turn) noexcept {
+    if (one.place != listed) {
+      one.turn = turn;
+      return strays_->update(one);
+    }
+    erase(one);
+    one.turn = turn;
+    insert(one);
   }
 
 private:
+  static constexpr std::uint32_t listed = std::numeric_limits<std::uint32_t>::max();  // no place in a heap
+
+  struct turn_of {
+    auto operator()(const T& one) const noexcept { return one.turn; }
+  };
+  struct place_of {
+    std::uint32_t& operator()(T& one) const noexcept { return one.place; }
+  };
+  using heap = indexed_heap<T, place_of, turn_of, Approach>;
+
+  void grow(std::size_t count) {
+    if (strays_ == nullptr) strays_ = std::make_unique<heap>();
+    const auto room = static_cast<std::uint8_t>(std::bit_width(count));  // to spare: it grows seldom
+    strays_->reserve(std::size_t{1} << room);
+    room_ = room;
+  }
+
   T* first_ = nullptr;  // of the sorted list
   T* last_ = nullptr;
-  pairing_heap<T, Links, Before> strays_;
+  std::unique_ptr<heap> strays_{};
+  std::uint32_t size_ = 0;
+  bool any_strays_ = false;
+  std::uint8_t room_ = 0;  // for so many, as a power of two; one alone is always in order
 };
 
 }  // namespace cohort::inline COHORT_ABI::detail

@@ -14,6 +14,7 @@
 #include <cohort/op.hpp>
 #include <cohort/schedule/coalescer.hpp>
 #include <cohort/schedule/device_backlog.hpp>
+#include <cohort/schedule/indexed_heap.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
 #include <cohort/schedule/latency_model.hpp>
 #include <cohort/schedule/observer.hpp>
@@ -21,7 +22,6 @@
 #include <cohort/schedule/packet.hpp>
 #include <cohort/schedule/packet_builder.hpp>
 #include <cohort/schedule/packet_report.hpp>
-#include <cohort/schedule/pairing_heap.hpp>
 #include <cohort/schedule/policy.hpp>
 #include <cohort/schedule/straggler_watch.hpp>
 #include <cohort/schedule/submission.hpp>
@@ -62,9 +62,9 @@ struct scheduler_options {
 /// Decides what is computed together and when. All times are passed in and should not run backwards.
 ///
 /// Complexity, with n pending: `submit` O(1); what leaves, by whatever way, costs O(log n) amortised.
-/// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, packets or
-/// tenants are in use than ever before (`std::bad_alloc` leaves everything as it was), and in `cancel` and `expire`
-/// when more than ever are given up on the device at once. Thread-safety: none; distinct schedulers are independent.
+/// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, submissions of a key or
+/// with a time limit, packets or tenants are in use than ever before (`std::bad_alloc` leaves everything as it was), and
+/// in `cancel` and `expire` when more than ever are given up on the device at once. Thread-safety: none; distinct schedulers are independent.
 template <policy Policy = late_binding>
 class scheduler {
 public:
@@ -130,7 +130,6 @@ public:
     one.droppable = one.wanted = one.overdue = one.expiring = false;
     one.bucket = nullptr;
     one.previous = one.older = one.newer = nullptr;
-    one.expiry = {};
     if (!tenants_.known(one.tenant)) [[unlikely]] {
       return refuse(one, errc::tenant_removed);
     }
@@ -169,6 +168,7 @@ public:
     }
 
     const bool wait = full || tenant.aside.front() != nullptr;
+    if (one.droppable || limited) expiry_.reserve_one();
     detail::bucket* const home = wait ? nullptr : &queue_.home_of(one);  // nothing below allocates
     const double paid = tenants_.charge(tenant, one.charged_ns, static_cast<double>(at));
     one.turn.due = std::max(deadline, static_cast<std::int64_t>(paid));
@@ -426,11 +426,11 @@ public:
 private:
   static constexpr ordering order = detail::order_of<Policy>();
 
-  struct by_leaving {
-    bool operator()(const submission& a, const submission& b) const noexcept {
-      // Nothing depends on the shape of a heap.
-      return a.latest_start != b.latest_start ? a.latest_start < b.latest_start : a.id < b.id;
-    }
+  struct expiry_of {
+    std::uint32_t& operator()(submission& one) const noexcept { return one.expiry; }
+  };
+  struct leaving {
+    rank operator()(const submission& one) const noexcept { return {one.latest_start, one.id}; }
   };
 
   static constexpr std::uint16_t no_op_index = std::numeric_limits<std::uint16_t>::max();
@@ -1013,7 +1013,7 @@ private:
   std::uint64_t max_overtaken_;
   Policy policy_;
   detail::coalescer queue_;
-  detail::pairing_heap<submission, &submission::expiry, by_leaving> expiry_;
+  detail::indexed_heap<submission, expiry_of, leaving> expiry_;
   detail::tenant_table tenants_;
   detail::tenant_state* to_look_at_ = nullptr;
   detail::orphan_pool orphans_{64};

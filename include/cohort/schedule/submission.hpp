@@ -6,7 +6,7 @@
 #include <cohort/config.hpp>
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
-#include <cohort/schedule/pairing_heap.hpp>
+#include <cohort/schedule/mostly_sorted_queue.hpp>
 
 #include <cstdint>
 
@@ -57,9 +57,10 @@ struct submission {
   submission* previous;           ///< before the queue, and in a packet that lost a waiter
   submission* older;              ///< with `newer` the list of everything that waits in buckets, by arrival
   submission* newer;
-  detail::heap_links<submission> order;  ///< in its bucket; `turn` beside it, because they are read together
+  detail::queue_links<submission> order;  ///< in its bucket, with `place`; beside `turn`, which is read with them
   rank turn;
-  detail::heap_links<submission> expiry;  ///< among all that may be dropped or time out
+  std::uint32_t place;
+  std::uint32_t expiry;  ///< its place among all that may be dropped or time out
   /// Nanoseconds of `clock` after which it would be late; among those, after which it is dropped or has timed out.
   std::int64_t latest_start;
   double work_ns;            ///< predicted alone, with the packet's overhead; its share of its record once committed
