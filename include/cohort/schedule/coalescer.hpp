@@ -212,7 +212,7 @@ public:
 
   /// For whoever has something to do until the next turn: fetches what it will touch, in two steps with some 50 ns
   /// between them, because the second needs what the first has fetched. With thousands pending none of it is in a near
-  /// cache; a few are there anyway.
+  /// cache; a few are there anyway. The second returns for whom it fetched, null for nobody.
   void prefetch_front() const noexcept {
     if (size_ < few) return;
     const bucket* const next = queue_.front();
@@ -220,11 +220,12 @@ public:
     prefetch(*next->members.front());
     __builtin_prefetch(&next->key, 1);
   }
-  void prefetch_company_of_front() const noexcept {
-    if (size_ < few) return;
+  submission* prefetch_company_of_front() const noexcept {
+    if (size_ < few) return nullptr;
     const bucket* const next = queue_.front();
     prefetch_company(*next->members.front());
     if (next->fusable) table_.prefetch(next->hash);
+    return next->members.front();
   }
 
   /// Undoes a `take` that no `settle` has followed, except that `one` counts as the newest arrival.

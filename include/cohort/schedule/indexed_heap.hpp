@@ -49,6 +49,14 @@ public:
     for (std::size_t i = 1; i < end; ++i) __builtin_prefetch(nodes_[i].element, 1);
   }
 
+  /// Fetches what the erasure of an element looks at first.
+  void prefetch(T& one) const noexcept {
+    const std::size_t at = PlaceOf()(one);
+    __builtin_prefetch(&nodes_[at], 1);
+    if (at > 0) __builtin_prefetch(&nodes_[above(at)]);
+    __builtin_prefetch(nodes_.data() + children * at + 1);
+  }
+
   // Not inlined: whoever tries it seldom needs it, and wants to be small.
 
   /// Does not allocate. Precondition: there is room for it.

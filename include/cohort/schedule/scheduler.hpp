@@ -651,7 +651,10 @@ private:
     }
     packet.weight += weight;
     packet.company = company;
-    if (through) queue_.prefetch_company_of_front();
+    if (through) {
+      submission* const next = queue_.prefetch_company_of_front();
+      if (next != nullptr && next->expiring) expiry_.prefetch(*next);
+    }
     const double before = packet.records_ns;
     account(packet, from.op_index, model_.roofline(flops, bytes), count, taken, now);
     packet.padding_ns += padding * (packet.records_ns - before);
