@@ -7,6 +7,7 @@
 #include "report.hpp"
 #include "statistics.hpp"
 
+#include <cohort/detail/cpu.hpp>
 #include <cohort/executor.hpp>
 #include <cohort/spawn.hpp>
 #include <cohort/task.hpp>
@@ -20,13 +21,16 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <cstdio>
 #include <ctime>
 #include <functional>
 #include <memory>
 #include <span>
 #include <stop_token>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -122,6 +126,32 @@ void spawn_often(int times) {
   io.run();
 }
 
+/// What a word takes to another core and back, in ns: virtual processors may lie on one die at one time and on two at
+/// another, and all that passes between threads takes as much longer.
+double there_and_back_ns() {
+  constexpr int times = 20'000;
+  struct alignas(128) word {
+    std::atomic<int> value{0};
+  } there, back;
+  const auto pass = [](std::atomic<int>& from, std::atomic<int>& to, int i) {
+    while (from.load(std::memory_order_acquire) != i) cohort::detail::spin_pause();
+    to.store(i, std::memory_order_release);
+  };
+  std::thread other([&] {
+    for (int i = 1; i <= times; ++i) pass(there.value, back.value, i);
+  });
+  there.value.store(1, std::memory_order_release);
+  while (back.value.load(std::memory_order_acquire) != 1) cohort::detail::spin_pause();  // both are running
+  const auto begin = clock::now();
+  for (int i = 2; i <= times; ++i) {
+    there.value.store(i, std::memory_order_release);
+    while (back.value.load(std::memory_order_acquire) != i) cohort::detail::spin_pause();
+  }
+  const double each = 1e3 * microseconds_since(begin) / (times - 1);
+  other.join();
+  return each;
+}
+
 struct contender {
   std::string name;
   std::function<void(int)> run;  ///< `pending` times so many operations
@@ -163,7 +193,9 @@ int run_overhead(const options& chosen) {
   // make small.
   const int rounds = chosen.quick ? 5 : 21;
   const int times = chosen.quick ? 1'000 : 10'000;
+  std::vector<double> distance;
   for (int round = -1; round < rounds; ++round) {
+    distance.push_back(there_and_back_ns());
     for (contender& one : all) {
       if (one.name.find(chosen.problem) == std::string::npos) continue;
       const double cpu = cpu_ns();
@@ -177,6 +209,16 @@ int run_overhead(const options& chosen) {
       one.cpu.push_back(own_ns);
     }
   }
+  distance.push_back(there_and_back_ns());
+  char text[128];
+  std::snprintf(text, sizeof text,
+                "a word to another core and back, before each round: median %.0f ns, least %.0f, most %.0f",
+                median(distance), least(distance), *std::max_element(distance.begin(), distance.end()));
+  to.note(text);
+  to.row({{"what", "a word to another core and back"},
+          {"wall_ns", number(median(distance))},
+          {"least_wall_ns", number(least(distance))},
+          {"most_wall_ns", number(*std::max_element(distance.begin(), distance.end()))}});
   const double post = median(all[7].cpu);
   const table_printer printer({{"", 34}, {"/post", 7}, {"cpu ns", 8, 1}, {"wall ns", 8, 1}, {"least", 8, 1}});
   printer.header();
