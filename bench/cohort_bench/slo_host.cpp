@@ -5,39 +5,19 @@
 #include "slo/checker.hpp"
 #include "slo/cohort_arm.hpp"
 #include "slo/contest.hpp"
+#include "slo/host_store.hpp"
 #include "slo/trace.hpp"
 
 #include <cohort/backend/host.hpp>
 #include <cohort/schedule/policy.hpp>
 
 #include <cstddef>
-#include <cstring>
 #include <memory>
-#include <new>
-#include <vector>
 
 namespace cohort_bench {
 namespace {
 
 using namespace slo;
-
-class host_store final : public store {
-public:
-  void* take(std::size_t bytes) override {
-    all_.emplace_back(static_cast<std::byte*>(::operator new(bytes, alignment)));
-    std::memset(all_.back().get(), 0, bytes);
-    return all_.back().get();
-  }
-  void write(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-  void read(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-
-private:
-  static constexpr std::align_val_t alignment{256};
-  struct deleter {
-    void operator()(std::byte* block) const noexcept { ::operator delete(block, alignment); }
-  };
-  std::vector<std::unique_ptr<std::byte, deleter>> all_;
-};
 
 std::unique_ptr<cohort::backend> make_device() {
   return std::make_unique<cohort::host_backend<slo_ops<float>>>(
