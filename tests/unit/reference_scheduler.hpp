@@ -444,7 +444,10 @@ private:
   turn turn_of(const group& which) const {
     if (!by_urgency) return {0, turns_.at(which)};
     const known_submission& first = all_[first_of(which) - 1];
-    return {first.due - static_cast<std::int64_t>(first.work), first.ticket};
+    const bool fusable = which.second != 0;
+    const auto members = std::count_if(queue_.begin(), queue_.end(), [&](id one) { return group_of(one) == which; });
+    const double company = fusable ? 4 * static_cast<double>(members - 1) : 0;
+    return {first.due - static_cast<std::int64_t>(first.work * (1 + company)), first.ticket};
   }
 
   group front() const {

@@ -416,6 +416,16 @@ TEST_CASE("tiles that would not fit 32 bits together go to different packets") {
   CHECK(b.packet().ids() == ids{2});
 }
 
+TEST_CASE("by urgency a bucket is the sooner due the more it holds") {
+  bench<cohort::late_binding> b;
+  b.submit(odd, 1, 0, 0ns, 1000);      // 0: may only be packed, so company counts for nothing
+  b.submit(odd, 1, 0, 0ns, 1000);      // 1
+  b.submit(fused, 1, 7, 100ns, 1000);  // 2
+  b.submit(fused, 1, 8, 200ns, 1000);  // 3
+  b.submit(fused, 1, 8, 300ns, 1000);  // 4
+  CHECK(b.packet(500ns).ids() == ids{3, 4, 0, 1, 2});
+}
+
 TEST_CASE("an op without tiles is done with success and no packet is spent on it") {
   bench<> b;
   auto& nothing = b.submit(odd, 0);
@@ -434,7 +444,7 @@ TEST_CASE("an op without tiles is done with success and no packet is spent on it
   const auto packet = b.packet();
   CHECK(packet.header.sequence == 1);
   CHECK(packet.ids() == ids{2});
-  CHECK(b.ids_of(b.s.take_settled()) == ids{1, 3, 4, 5});
+  CHECK(b.ids_of(b.s.take_settled()) == ids{3, 4, 1, 5});  // two of a key go before one of none
   CHECK(b.s.statistics().settled == 5);
 }
 

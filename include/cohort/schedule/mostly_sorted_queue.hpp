@@ -36,6 +36,7 @@ public:
     return first_ == nullptr || stray->turn < first_->turn ? stray : first_;
   }
 
+  std::size_t size() const noexcept { return size_; }
   bool empty() const noexcept { return size_ == 0; }
 
   /// Fetches those among whom the next front but one is.

@@ -35,7 +35,8 @@ struct queue_view {
   std::chrono::nanoseconds round_trip{0};  ///< of a packet with next to nothing in it, on an idle device
   const device_rates& rates;
   bool draining = false;  ///< the owner says that nothing more will be submitted
-  /// Under `ordering::urgency`: when the most urgent submission must start to be in time. Else the epoch.
+  /// Under `ordering::urgency`: when the submission whose turn it is must start to be in time, the sooner the more
+  /// there are who would share its record. Else the epoch.
   time_point latest_start{};
   bool wanted = false;  ///< under `ordering::urgency`: it has a target or a deadline
 
@@ -99,12 +100,12 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 /// another while fewer are committed than a round trip holds. Whatever is held meets company in the meantime, and the
 /// most urgent goes first when its time comes.
 ///
-/// A packet is on its way to the device, at work, or on its way back, so three of them keep the device at work; more do
-/// where a round trip takes longer than three packets of `rates.busy_target`. Completions set the pace, as
-/// acknowledgements do in a network: what is predicted wrongly makes a packet longer or shorter and no more. To
-/// foretell when the device runs dry takes predictions that are better than they can be: on a device that is never idle
-/// nobody sees what part of an interval was work, and packets that were committed too soon are a queue in which nobody
-/// overtakes.
+/// A packet is on its way to the device, at work, or on its way back, so three of them keep the device at work; two do
+/// where each lasts longer than a round trip, and more than three where a round trip takes longer than that.
+/// Completions set the pace, as acknowledgements do in a network: what is predicted wrongly makes a packet longer or
+/// shorter and no more. To foretell when the device runs dry takes predictions that are better than they can be: on a
+/// device that is never idle nobody sees what part of an interval was work, and packets that were committed too soon
+/// are a queue in which nobody overtakes.
 ///
 /// Where nobody wants anything, throughput is all that counts, and the work ahead may reach two leads.
 struct late_binding {
@@ -130,10 +131,10 @@ struct late_binding {
     if (least_slack < patient / 2) {
       return queue.packets_in_flight < on_their_way(queue) ? packet(queue, commit_reason::keep_busy) : decision::hold();
     }
-    const nanoseconds enough = std::max(queue.rates.busy_target, 2 * queue.lead);
-    if (queue.work_in_flight < enough) return packet(queue, commit_reason::keep_busy);
+    const nanoseconds two_leads = std::max(queue.rates.busy_target, 2 * queue.lead);
+    if (queue.work_in_flight < two_leads) return packet(queue, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
-    return decision::hold_until(now + (queue.work_in_flight - enough) + nanoseconds{1});
+    return decision::hold_until(now + (queue.work_in_flight - two_leads) + nanoseconds{1});
   }
 
 private:
@@ -143,20 +144,21 @@ private:
     least_slack = std::min(mine, least_slack + (mine - least_slack) / 256);
   }
 
-  /// Packets that a round trip holds.
-  static std::int64_t on_their_way(const queue_view& queue) noexcept {
-    const std::int64_t each = std::max<std::int64_t>(queue.rates.busy_target.count(), 1);
-    return std::max<std::int64_t>(3, (queue.round_trip.count() + each - 1) / each);
+  /// What a packet holds, where somebody is in a hurry.
+  std::chrono::nanoseconds enough(const queue_view& queue) const noexcept {
+    return packet_work.count() != 0 ? packet_work : std::max(least_slack / 64, queue.rates.busy_target);
+  }
+
+  /// Packets that keep the device at work.
+  std::int64_t on_their_way(const queue_view& queue) const noexcept {
+    const std::int64_t each = std::max<std::int64_t>(enough(queue).count(), 1);
+    const std::int64_t round_trip = queue.round_trip.count();
+    return std::max<std::int64_t>(each > round_trip ? 2 : 3, (round_trip + each - 1) / each);
   }
 
   decision packet(const queue_view& queue, commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
-    verdict.max_work = packet_work;
-    if (packet_work.count() == 0 && !queue.wanted) {
-      verdict.max_work = std::chrono::nanoseconds::max();
-    } else if (packet_work.count() == 0) {
-      verdict.max_work = std::max(least_slack / 64, queue.rates.busy_target);
-    }
+    if (packet_work.count() != 0 || queue.wanted) verdict.max_work = enough(queue);
     return verdict;
   }
 };
