@@ -32,8 +32,8 @@ inline void prefetch_company(const submission& one) noexcept {
   __builtin_prefetch(static_cast<const char*>(one.op) + one.op_bytes - 1);
   __builtin_prefetch(one.account, 1);
   __builtin_prefetch(reinterpret_cast<const char*>(one.account) + 64, 1);
-  __builtin_prefetch(&one.older->newer, 1);
-  __builtin_prefetch(&one.newer->older, 1);
+  if (one.older != nullptr) __builtin_prefetch(&one.older->newer, 1);
+  if (one.newer != nullptr) __builtin_prefetch(&one.newer->older, 1);
 }
 
 /// In the order in which it can be done: each step needs what the one before has fetched.
@@ -66,7 +66,7 @@ static_assert(sizeof(bucket) == 128);
 struct fetch_bucket {
   void operator()(const bucket& one, int steps) const noexcept {
     if (steps == 2) __builtin_prefetch(&one, 1);
-    if (steps == 1) prefetch(*one.members.front());
+    if (steps == 1 && !one.members.empty()) prefetch(*one.members.front());
   }
 };
 
