@@ -12,8 +12,10 @@
 #include <limits>
 #include <new>
 #include <numeric>
+#include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace schedule_test;
@@ -424,6 +426,33 @@ TEST_CASE("by urgency a bucket is the sooner due the more it holds") {
   b.submit(fused, 1, 8, 200ns, 1000);  // 3
   b.submit(fused, 1, 8, 300ns, 1000);  // 4
   CHECK(b.packet(500ns).ids() == ids{3, 4, 0, 1, 2});
+}
+
+TEST_CASE("thousands of keys in no order leave in the order of their deadlines, some of them from the middle") {
+  bench<cohort::late_binding> b({}, {.flops_per_ns = 1, .packet_overhead = 100ns, .max_packets = 4});
+  constexpr std::uint64_t count = 5'000;
+  std::mt19937 dice(1);
+  std::vector<std::pair<std::int64_t, std::uint64_t>> expected;  // deadline, number
+  std::vector<node*> all;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    node& one = b.make(fused, 1, i + 1);
+    const std::int64_t ns = 1'000'000 + static_cast<std::int64_t>(dice() % 1'000'000);
+    one.deadline = b.at(std::chrono::nanoseconds(ns));
+    b.s.submit(one, b.at(0ns));
+    all.push_back(&one);
+    expected.emplace_back(ns, i);
+  }
+  for (std::uint64_t i = 0; i < count; i += 7) REQUIRE(b.s.cancel(*all[i], b.at(0ns)));
+  std::erase_if(expected, [](const auto& one) { return one.second % 7 == 0; });
+  std::sort(expected.begin(), expected.end());
+  std::vector<std::uint64_t> left;
+  while (b.s.pending() > 0) {
+    const auto packet = b.packet();
+    for (const std::uint64_t one : packet.ids()) left.push_back(one);
+    b.complete(packet.header.sequence);
+  }
+  REQUIRE(left.size() == expected.size());
+  for (std::size_t i = 0; i < left.size(); ++i) REQUIRE(left[i] == expected[i].second);
 }
 
 TEST_CASE("an op without tiles is done with success and no packet is spent on it") {

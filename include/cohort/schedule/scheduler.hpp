@@ -61,10 +61,11 @@ struct scheduler_options {
 
 /// Decides what is computed together and when. All times are passed in and should not run backwards.
 ///
-/// Complexity, with n pending: `submit` O(1); what leaves, by whatever way, costs O(log n) amortised.
-/// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, submissions of a key or
-/// with a time limit, packets or tenants are in use than ever before (`std::bad_alloc` leaves everything as it was), and
-/// in `cancel` and `expire` when more than ever are given up on the device at once. Thread-safety: none; distinct schedulers are independent.
+/// Complexity, with n pending: O(log n) for each that comes or leaves, by whatever way; O(1) for what comes in order.
+/// Memory: allocates in its constructor, and in `submit`, `next` and `set_tenant` when more keys, submissions of a key
+/// or with a time limit, packets or tenants are in use than ever before (`std::bad_alloc` leaves everything as it was),
+/// and in `cancel` and `expire` when more than ever are given up on the device at once. Thread-safety: none; distinct
+/// schedulers are independent.
 template <policy Policy = late_binding>
 class scheduler {
 public:
