@@ -193,9 +193,10 @@ int run_overhead(const options& chosen) {
   // make small.
   const int rounds = chosen.quick ? 5 : 21;
   const int times = chosen.quick ? 1'000 : 10'000;
+  const bool apart = cohort::detail::usable_cores() > 1;  // on one core the two would wait for their time slices
   std::vector<double> distance;
   for (int round = -1; round < rounds; ++round) {
-    distance.push_back(there_and_back_ns());
+    if (apart) distance.push_back(there_and_back_ns());
     for (contender& one : all) {
       if (one.name.find(chosen.problem) == std::string::npos) continue;
       const double cpu = cpu_ns();
@@ -209,16 +210,18 @@ int run_overhead(const options& chosen) {
       one.cpu.push_back(own_ns);
     }
   }
-  distance.push_back(there_and_back_ns());
-  char text[128];
-  std::snprintf(text, sizeof text,
-                "a word to another core and back, before each round: median %.0f ns, least %.0f, most %.0f",
-                median(distance), least(distance), *std::max_element(distance.begin(), distance.end()));
-  to.note(text);
-  to.row({{"what", "a word to another core and back"},
-          {"wall_ns", number(median(distance))},
-          {"least_wall_ns", number(least(distance))},
-          {"most_wall_ns", number(*std::max_element(distance.begin(), distance.end()))}});
+  if (apart) {
+    distance.push_back(there_and_back_ns());
+    char text[128];
+    std::snprintf(text, sizeof text,
+                  "a word to another core and back, before each round: median %.0f ns, least %.0f, most %.0f",
+                  median(distance), least(distance), *std::max_element(distance.begin(), distance.end()));
+    to.note(text);
+    to.row({{"what", "a word to another core and back"},
+            {"wall_ns", number(median(distance))},
+            {"least_wall_ns", number(least(distance))},
+            {"most_wall_ns", number(*std::max_element(distance.begin(), distance.end()))}});
+  }
   const double post = median(all[7].cpu);
   const table_printer printer({{"", 34}, {"/post", 7}, {"cpu ns", 8, 1}, {"wall ns", 8, 1}, {"least", 8, 1}});
   printer.header();

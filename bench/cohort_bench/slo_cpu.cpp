@@ -39,8 +39,8 @@ int run_slo_on_cpu(const options& chosen) {
   return to.finish();
 }
 
-const registration announced({"slo_cpu", place::host, "the same with a device that takes no time: what the CPU carries",
-                              &run_slo_on_cpu});
+const registration announced({"slo_cpu", place::host,
+                              "the load of slo on a device that takes no time: what the CPU carries", &run_slo_on_cpu});
 
 }  // namespace
 }  // namespace cohort_bench

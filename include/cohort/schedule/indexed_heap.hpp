@@ -24,9 +24,8 @@ struct ignore_approach {
 ///         inside
 /// \tparam KeyOf a functor that gives an element's key, by value; it is asked when the element is inserted. Keys have a
 ///         strict order `<`
-/// \tparam Approach a functor that is called with an element and 2 or 1 when it has come so many steps near the front,
-/// as
-///         the front left: for whoever can fetch early what is needed at its turn
+/// \tparam Approach a functor that is called with an element and 2 or 1 when it has come so near to the front because
+///         another left: for whoever can fetch early what is needed at its turn
 ///
 /// `insert` takes O(1) for keys in no order, `erase` O(log n), `front` O(1).
 template <class T, class PlaceOf, class KeyOf, class Approach = ignore_approach>
