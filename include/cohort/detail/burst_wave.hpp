@@ -34,6 +34,11 @@ public:
     return true;
   }
 
+  /// How many times as many it will be when all are in.
+  double growth() const noexcept {
+    return expected_ > burst_ ? static_cast<double>(expected_) / static_cast<double>(burst_) : 1.0;
+  }
+
   /// All of the burst are in. True when a part of it may have left.
   bool burst_is_over() noexcept {
     if (burst_ == 0) return false;

@@ -338,7 +338,7 @@ private:
     // What is complete now must not count as in flight, nor as having taken until the whole burst was in.
     if (needs_polling_ && scheduler_.packets_in_flight() > 0) take_completions(now);
     try {
-      commit(now, false);
+      commit(now, false, wave_.growth());
     } catch (const std::bad_alloc&) {
       // Nothing has changed; the step that comes tries again, and tells its caller.
     }
@@ -394,11 +394,12 @@ private:
 
   /// \param rest of a burst, a part of which has left. It would have left with that part, had the device been given the
   ///        time, so it is not held: the policy is asked as if what is in flight were done.
-  bool commit(time_point now, bool rest) {
+  /// \param growth as for `scheduler::next`
+  bool commit(time_point now, bool rest, double growth = 1) {
     bool any = false;
     while (scheduler_.pending() > 0 && device_->has_room()) {
       const std::size_t flying = scheduler_.submissions_in_flight();
-      const std::span<const std::byte> packet = next_packet(now, rest);
+      const std::span<const std::byte> packet = next_packet(now, rest, growth);
       finish_all(scheduler_.take_settled());
       if (packet.empty()) break;
       const auto& header = *reinterpret_cast<const packet_header*>(packet.data());
@@ -415,12 +416,12 @@ private:
     return any;
   }
 
-  std::span<const std::byte> next_packet(time_point now, bool rest) {
+  std::span<const std::byte> next_packet(time_point now, bool rest, double growth) {
     std::chrono::nanoseconds lead = std::min(scheduler_.pending(), packet_capacity / std::size_t{64}) * forming_time;
     if (rest) lead = std::max(lead, scheduler_.work_in_flight(now));
-    if (decisions_ == nullptr) return scheduler_.next(now, storage_, lead);
+    if (decisions_ == nullptr) return scheduler_.next(now, storage_, lead, growth);
     const time_point before = clock::now();
-    const std::span<const std::byte> packet = scheduler_.next(now, storage_, lead);
+    const std::span<const std::byte> packet = scheduler_.next(now, storage_, lead, growth);
     decisions_->decided(clock::now() - before);
     return packet;
   }

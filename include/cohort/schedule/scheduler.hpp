@@ -233,7 +233,10 @@ public:
   /// \param storage aligned to 16 bytes; `packet_capacity` bytes, or less for smaller packets
   /// \param lead how long after `now` the packet will leave: the policy is told what will be in flight then, because a
   ///        packet that is begun when the device runs dry comes too late
-  std::span<const std::byte> next(time_point now, std::span<std::byte> storage, std::chrono::nanoseconds lead = {}) {
+  /// \param growth how many times as much work will be around when a burst is in that still goes on: ops are planned
+  ///        for their share of the device then
+  std::span<const std::byte> next(time_point now, std::span<std::byte> storage, std::chrono::nanoseconds lead = {},
+                                  double growth = 1) {
     if (flights_.size() == flights_.capacity()) flights_.reserve(2 * flights_.size());
     ask_again_.reset();
     expire(now);
@@ -245,8 +248,9 @@ public:
         ask_again_ = verdict.ask_again;
         break;
       }
-      flight packet = fill(storage, std::min(verdict.max_submissions, most_per_packet_),
-                           static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.ahead()), now);
+      flight packet =
+          fill(storage, std::min(verdict.max_submissions, most_per_packet_),
+               static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.ahead()), growth, now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
     }
@@ -534,11 +538,11 @@ private:
   /// Fills a packet from the buckets in their turn. An empty result has settled at least one submission.
   /// \param begins when it will run, in ns since the epoch
   flight fill(std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, std::int64_t begins,
-              time_point now) noexcept {
+              double growth, time_point now) noexcept {
     flight packet{.sequence = detail::next_sequence(sequence_),
                   .committed = now,
                   .work_ns = model_.overhead(),
-                  .workers_per_weight = share_.rate(shape_.workers)};
+                  .workers_per_weight = share_.rate(shape_.workers, growth)};
     builder_.begin(storage, packet.sequence);
     if constexpr (order == ordering::urgency) {
       submission& oldest = *queue_.oldest();
@@ -625,7 +629,7 @@ private:
     }
 
     const std::uint32_t count = builder_.member_count();
-    const machine_shape part{.workers = share_.of(shape_.workers, weight, packet.workers_per_weight),
+    const machine_shape part{.workers = detail::work_share::of(shape_.workers, weight, packet.workers_per_weight),
                              .host = shape_.host};
     const std::uint32_t tiles = count == 0 ? 0 : info.plan(builder_.members(), count, part);
     const bool told = observer_ != nullptr && info.padding != nullptr && tiles > 0;

@@ -24,13 +24,13 @@ public:
 
   /// What a unit of weight is worth of `workers`, for the records of a packet: a division for each would cost more than
   /// the rest.
-  double rate(std::uint32_t workers) const noexcept {
-    return workers / static_cast<double>(std::max<std::int64_t>(around_, 1));
+  /// \param growth how many times as much will be around when all have come who are on their way
+  double rate(std::uint32_t workers, double growth) const noexcept {
+    return workers / (static_cast<double>(std::max<std::int64_t>(around_, 1)) * growth);
   }
 
   /// Workers for a record whose members weigh `own` together and are counted among what is around.
-  std::uint32_t of(std::uint32_t workers, std::int64_t own, double rate) const noexcept {
-    if (around_ <= own) return workers;
+  static std::uint32_t of(std::uint32_t workers, std::int64_t own, double rate) noexcept {
     return std::clamp(static_cast<std::uint32_t>(static_cast<double>(own) * rate + 0.5), 1u, workers);
   }
 
