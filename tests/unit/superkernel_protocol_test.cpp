@@ -93,20 +93,28 @@ struct machine_options {
   std::function<void()> before_poll{};
 };
 
-template <std::uint32_t PollThreads, std::uint32_t Helpers>
+template <std::uint32_t PollThreads, std::uint32_t Movers, std::uint32_t MoverThreads>
 class machine {
 public:
-  static constexpr std::uint32_t block_threads = PollThreads + 1 + Helpers;
+  static constexpr std::uint32_t block_threads = PollThreads + 1 + Movers * MoverThreads;
 
   class grid;
 
   struct block_state {
     std::barrier<> all{block_threads};
-    std::barrier<> relay{PollThreads + Helpers};
     std::barrier<> poll{PollThreads};
+    std::deque<std::barrier<>> meetings;
+    std::deque<std::barrier<>> teams;
     std::uint32_t word = 0;
     std::array<bool, PollThreads> votes{};
     detail::superkernel_shared<ops> shared;
+
+    block_state() {
+      for (std::uint32_t i = 0; i < Movers; ++i) {
+        meetings.emplace_back(PollThreads + MoverThreads);
+        teams.emplace_back(MoverThreads);
+      }
+    }
   };
 
   explicit machine(machine_options options)
@@ -184,11 +192,12 @@ private:
   bool fail_state_ = false;
 };
 
-template <std::uint32_t PollThreads, std::uint32_t Helpers>
-class machine<PollThreads, Helpers>::grid {
+template <std::uint32_t PollThreads, std::uint32_t Movers, std::uint32_t MoverThreads>
+class machine<PollThreads, Movers, MoverThreads>::grid {
 public:
   static constexpr std::uint32_t poll_threads = PollThreads;
-  static constexpr std::uint32_t relay_threads = PollThreads + Helpers;
+  static constexpr std::uint32_t movers = Movers;
+  static constexpr std::uint32_t mover_threads = MoverThreads;
   static constexpr std::uint32_t copy_rows = 3;
 
   grid(machine& owner, block_state& state, std::uint32_t block, std::uint32_t thread)
@@ -202,11 +211,13 @@ public:
   std::uint32_t multiprocessors() const { return 3 * owner_.options_.multiprocessors; }
   bool is_poller() const { return thread_ < PollThreads; }
   bool is_watcher() const { return thread_ == PollThreads; }
-  bool is_helper() const { return thread_ > PollThreads; }
-  std::uint32_t relay_rank() const { return is_poller() ? thread_ : thread_ - 1; }
+  bool is_mover() const { return thread_ > PollThreads; }
+  std::uint32_t mover() const { return (thread_ - PollThreads - 1) / MoverThreads; }
+  std::uint32_t mover_rank() const { return (thread_ - PollThreads - 1) % MoverThreads; }
 
   void sync() { state_.all.arrive_and_wait(); }
-  void sync_relay() { state_.relay.arrive_and_wait(); }
+  void meet(std::uint32_t team) { state_.meetings[team].arrive_and_wait(); }
+  void mover_sync() { state_.teams[mover()].arrive_and_wait(); }
   void poll_sync() { state_.poll.arrive_and_wait(); }
   bool poll_all(bool vote) {
     state_.votes[thread_] = vote;
@@ -291,8 +302,8 @@ private:
   std::uint32_t thread_;
 };
 
-using small_machine = machine<1, 1>;
-using wide_machine = machine<2, 2>;
+using small_machine = machine<1, 1, 1>;
+using wide_machine = machine<2, 2, 2>;
 
 // ---- the host's half on top ----
 

@@ -11,7 +11,8 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-/// One thread of the grid. Warp 0 of the relay block polls, one thread of warp 1 watches, warps 2 and 3 help to copy.
+/// One thread of the grid. Warp 0 of the relay block polls, one thread of warp 1 watches, warps 2 and 3 bring large
+/// packets.
 ///
 /// Orders: an acquire is `ld.acquire`, a release `st.release`, at the narrowest scope that reaches the other side (gpu
 /// between blocks, sys to the host). A pair is one 16-byte instruction of two 8-byte accesses: each of them is
@@ -19,8 +20,10 @@ namespace cohort::inline COHORT_ABI::detail {
 class cuda_grid {
 public:
   static constexpr std::uint32_t poll_threads = 32;
-  static constexpr std::uint32_t relay_threads = device_block_threads - 32;
-  static constexpr std::uint32_t copy_rows = 8;
+  static constexpr std::uint32_t movers = 2;
+  static constexpr std::uint32_t mover_threads = 32;
+  static constexpr std::uint32_t copy_rows = 16;
+  static_assert(poll_threads + 32 + movers * mover_threads == device_block_threads);
 
   __device__ cuda_grid(std::byte* scratch, device_context<>::storage& storage) : scratch_(scratch), storage_(storage) {}
 
@@ -41,14 +44,16 @@ public:
 
   __device__ bool is_poller() const { return threadIdx.x < poll_threads; }
   __device__ bool is_watcher() const { return threadIdx.x == poll_threads; }
-  __device__ bool is_helper() const { return threadIdx.x >= poll_threads + 32; }
-  __device__ std::uint32_t relay_rank() const { return is_poller() ? threadIdx.x : threadIdx.x - 32; }
+  __device__ bool is_mover() const { return threadIdx.x >= poll_threads + 32; }
+  __device__ std::uint32_t mover() const { return threadIdx.x / mover_threads - 2; }
+  __device__ std::uint32_t mover_rank() const { return threadIdx.x % mover_threads; }
 
   __device__ void sync() const { __syncthreads(); }
-  __device__ void sync_relay() const {
-    // A barrier of its own: the watcher's warp takes no part.
-    asm volatile("barrier.sync 1, %0;" ::"n"(relay_threads) : "memory");
+  __device__ void meet(std::uint32_t team) const {
+    // A barrier of its own for each team, after that of the block.
+    asm volatile("barrier.sync %0, %1;" ::"r"(1 + team), "n"(poll_threads + mover_threads) : "memory");
   }
+  __device__ void mover_sync() const { __syncwarp(); }
   __device__ void poll_sync() const { __syncwarp(); }
   __device__ bool poll_all(bool vote) const { return __all_sync(0xffffffffu, vote) != 0; }
   __device__ std::uint32_t poll_broadcast(std::uint32_t value) const { return __shfl_sync(0xffffffffu, value, 0); }

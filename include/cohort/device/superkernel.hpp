@@ -4,11 +4,13 @@
 //
 // A grid (one object per thread) provides:
 //   constants   poll_threads     threads 0 .. poll_threads - 1 of the relay block poll together (one warp)
+//               movers           teams that bring large packets beside them, at most `most_movers`
+//               mover_threads    of each team (one warp)
 //               copy_rows        16-byte pieces that a thread brings from the host at a time
-//               relay_threads    pollers and helpers together: all threads of the block but the group of the watcher
 //   identity    thread(), threads(), block(), blocks(), multiprocessor(), multiprocessors()
-//               is_poller(), is_watcher(), is_helper(), relay_rank() (0 .. relay_threads - 1, pollers first)
-//   barriers    sync() block; sync_relay() pollers and helpers; poll_sync(), poll_all(bool), poll_broadcast(u32 of 0)
+//               is_poller(), is_watcher(), is_mover(); of a mover: mover() its team, mover_rank() its place there
+//   barriers    sync() block; poll_sync(), poll_all(bool), poll_broadcast(u32 of 0); mover_sync() a team;
+//               meet(i) pollers and team i
 //   memory      load_acquire_system(u64*), load_acquire_system_pair(u64*, u64[2]), store_release_system(u64*, u64)
 //               load_relaxed_system_pair(u64*, u64[2])
 //               load_acquire_device(u32*), load_acquire_device_pair, store_release_device_pair(u64*, u64, u64),
@@ -46,6 +48,16 @@ namespace cohort::inline COHORT_ABI::detail {
 /// the op may begin the next tile before it has ended one.
 inline constexpr std::uint32_t record_batch = 8;
 
+/// Teams of the relay that bring large packets.
+inline constexpr std::uint32_t most_movers = 2;
+
+/// The bulk that a team is to bring, and the announcement that is due then.
+struct relay_job {
+  std::uint64_t head;
+  std::uint64_t rest;
+  std::uint32_t bytes;  ///< 0: nothing more will come
+};
+
 /// Shared memory of one block, beside the ops' scratch. No initialisers: device code does not allow them here.
 template <class Ops>
 struct superkernel_shared {
@@ -70,8 +82,7 @@ struct superkernel_shared {
   std::uint32_t header[sizeof(packet_header) / 4];  // relay: of the packet that just arrived
   std::uint32_t targets[ring_slots];
   std::uint32_t first_worker;  // of the next packet
-  std::uint32_t copy_bytes;
-  std::uint32_t leave;
+  relay_job jobs[most_movers];
   std::uint32_t stop_seen;
   std::uint32_t relay_done;
 };
@@ -189,13 +200,12 @@ private:
       shared_.first_worker = 0;
       shared_.stop_seen = 0;
       shared_.relay_done = 0;
-      shared_.leave = 0;
     }
     grid_.sync();
     if (grid_.is_poller()) {
       poll();
-    } else if (grid_.is_helper()) {
-      help();
+    } else if (grid_.is_mover()) {
+      move();
     } else if (grid_.is_watcher()) {
       watch();
     }
@@ -214,24 +224,36 @@ private:
     }
   }
 
-  /// Copies the bulk of large packets with the pollers. A barrier, no spin: the pollers arrive or let it go.
-  COHORT_DEVICE void help() {
+  /// Brings the bulk of large packets and announces them, while the pollers look for the next: a trip over the bus
+  /// takes longer than all else here. Announcements may come out of order: workers go by the tickets.
+  COHORT_DEVICE void move() {
+    static_assert(Grid::movers <= most_movers);
+    const std::uint32_t team = grid_.mover();
     for (;;) {
-      grid_.sync_relay();
-      if (shared_.leave != 0) return;
-      copy_bulk(shared_.header[0], shared_.copy_bytes);
-      grid_.sync_relay();
+      grid_.meet(team);
+      const relay_job job = shared_.jobs[team];
+      grid_.meet(team);
+      if (job.bytes == 0) return;
+      copy_bulk(read_announcement(job.head, job.rest).ticket, job.bytes);
+      grid_.mover_sync();
+      if (grid_.mover_rank() == 0) announce(job.head, job.rest);
     }
+  }
+
+  /// All pollers: hands a packet over. Waits until the team is through with the one before, and has taken this one.
+  COHORT_DEVICE void give(std::uint32_t team, std::uint32_t bytes, const announced& packet) {
+    if (grid_.thread() == 0) shared_.jobs[team] = {announcement_head(packet), announcement_rest(packet), bytes};
+    grid_.meet(team);
+    grid_.meet(team);
   }
 
   COHORT_DEVICE void copy_bulk(std::uint32_t ticket, std::uint32_t bytes) {
     const std::byte* const from = p_.host->slots[ticket % ring_slots].bulk;
     std::byte* const to = p_.device->slots[ticket % ring_slots].packet + inline_bytes;
     constexpr std::uint32_t piece = 16;
-    constexpr std::uint32_t row = Grid::relay_threads * piece;
-    // As many loads in flight as registers allow: one read across the bus takes longer than all else here, so reads
-    // must not follow one another.
-    for (std::uint32_t at = grid_.relay_rank() * piece; at < bytes; at += Grid::copy_rows * row) {
+    constexpr std::uint32_t row = Grid::mover_threads * piece;
+    // As many loads in flight as registers allow: reads must not follow one another.
+    for (std::uint32_t at = grid_.mover_rank() * piece; at < bytes; at += Grid::copy_rows * row) {
       const std::uint32_t rows = (bytes - at + row - 1) / row;
       grid_.copy_rows_system(to + at, from + at, row, rows < Grid::copy_rows ? rows : Grid::copy_rows);
     }
@@ -252,6 +274,7 @@ private:
     std::uint64_t torn_since = 0;  // 0: no packet has begun to arrive
     bool over = false;             // known to thread 0: packets or not, the residency ends
     std::uint32_t ticket = p_.first;
+    std::uint32_t team = 0;  // whose turn it is to bring a large packet
     std::uint64_t seen[poll_pairs][2];
 
     for (;;) {
@@ -284,7 +307,7 @@ private:
       }
       torn_since = 0;
 
-      if (!forward(ticket, verdict, needed, seen)) break;
+      if (!forward(ticket, verdict, needed, seen, team)) break;
       ++ticket;
       // What a packet need not wait for is looked at behind it.
       idle_since = grid_.now();
@@ -293,12 +316,12 @@ private:
 
     if (thread == 0) {
       // First the workers, then the host: it may start the next residency as soon as it knows.
-      announce({.ticket = ticket});
+      const announced end{.ticket = ticket};
+      announce(announcement_head(end), announcement_rest(end));
       grid_.store_release_system(&p_.host->gone, make_element(p_.launch, ticket));
-      shared_.leave = 1;
       grid_.store_shared(&shared_.relay_done, 1);
     }
-    grid_.sync_relay();
+    for (std::uint32_t i = 0; i < Grid::movers; ++i) give(i, 0, {});
   }
 
   /// Whether the host wants the residency to end, or its longest time is over.
@@ -331,10 +354,11 @@ private:
     return verdict_leave;
   }
 
-  /// Moves a whole packet to device memory and tells the workers. They take packets in turn, so that small ones in
-  /// flight together land on different multiprocessors. False: the header is bad, and the host knows.
+  /// Moves a whole packet to device memory and tells the workers, or has a team do it. They take packets in turn, so
+  /// that small ones in flight together land on different multiprocessors. False: the header is bad, and the host
+  /// knows.
   COHORT_DEVICE bool forward(std::uint32_t ticket, std::uint32_t bytes, std::uint32_t needed,
-                             const std::uint64_t (&seen)[poll_pairs][2]) {
+                             const std::uint64_t (&seen)[poll_pairs][2], std::uint32_t& team) {
     const std::uint32_t thread = grid_.thread();
     device_slot& slot = p_.device->slots[ticket % ring_slots];
     constexpr std::uint32_t header_words = sizeof(packet_header) / 4;
@@ -344,20 +368,11 @@ private:
       const std::uint32_t data[2] = {element_data(seen[i][0]), element_data(seen[i][1])};
       std::memcpy(__builtin_assume_aligned(slot.packet + element * 4, 8), data, sizeof data);
       if (element < header_words) {
-        // Word 0, the sequence, is of no use here; its place tells the helpers the ticket.
-        shared_.header[element] = element == 0 ? ticket : data[0];
+        shared_.header[element] = data[0];
         shared_.header[element + 1] = data[1];
       }
     }
-    if (bytes > inline_bytes) {
-      if (thread == 0) shared_.copy_bytes = bytes - inline_bytes;
-      grid_.poll_sync();
-      grid_.sync_relay();
-      copy_bulk(ticket, bytes - inline_bytes);
-      grid_.sync_relay();
-    } else {
-      grid_.poll_sync();
-    }
+    grid_.poll_sync();
 
     const std::uint32_t workers = shared_.participants - 1;
     const std::uint32_t tiles = shared_.header[2];
@@ -365,25 +380,32 @@ private:
       if (thread == 0) report(ring_fault::bad_packet, ticket);
       return false;
     }
+    announced packet;
     if (thread == 0) {
       const std::uint32_t blocks = blocks_of(tiles, workers);
       if (blocks > 1) slot.target = shared_.targets[ticket % ring_slots] += blocks;
-      announce({.ticket = ticket,
+      packet = {.ticket = ticket,
                 .tiles = tiles,
                 .first_worker = shared_.first_worker,
                 .uniform_tiles = shared_.header[3] >> 16,
-                .uniform_stride = shared_.header[4]});
+                .uniform_stride = shared_.header[4]};
       shared_.first_worker = (shared_.first_worker + tiles % workers) % workers;
+    }
+    if (bytes > inline_bytes) {
+      give(team, bytes - inline_bytes, packet);
+      team = team + 1 == Grid::movers ? 0 : team + 1;
+    } else if (thread == 0) {
+      announce(announcement_head(packet), announcement_rest(packet));
     }
     // The next packet's header must not overwrite this one while a poller still reads it.
     grid_.poll_sync();
     return true;
   }
 
-  /// Release: whoever acquires it sees the device slot, also what other pollers and helpers wrote before the barrier.
-  COHORT_DEVICE void announce(const announced& a) {
-    grid_.store_release_device_pair(p_.device->announcements[a.ticket % announcement_slots].words, announcement_head(a),
-                                    announcement_rest(a));
+  /// Release: whoever acquires it sees the device slot, also what others of the relay wrote before a barrier.
+  COHORT_DEVICE void announce(std::uint64_t head, std::uint64_t rest) {
+    const std::uint32_t ticket = read_announcement(head, rest).ticket;
+    grid_.store_release_device_pair(p_.device->announcements[ticket % announcement_slots].words, head, rest);
   }
 
   /// Blocks that run tiles of a packet. A single one counts nothing: it knows that it was the last.
