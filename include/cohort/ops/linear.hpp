@@ -142,12 +142,12 @@ error_code linear<T>::check() const {
   if (x == nullptr || w == nullptr || y == nullptr) return errc::null_pointer;
   if (detail::misaligned<T>(x, w, y, bias, residual)) return errc::misaligned;
   // As `matrix_size` says, of three sides together: every submission comes through here. The largest side is one less
-  // than a power of two, so the bits of all say whether one is longer.
+  // than a power of two, and the largest matrix is one, so the bits of all say whether one is too large.
   const std::uint64_t x_size = std::uint64_t{row_count} * k;
   const std::uint64_t w_size = std::uint64_t{n} * k;
   const std::uint64_t y_size = std::uint64_t{row_count} * n;
-  if (x_size == 0 || w_size == 0 || y_size == 0 || (row_count | n | k) > detail::largest_side ||
-      std::max({x_size, w_size, y_size}) > detail::largest_matrix || act > activation::tanh) {
+  if (row_count == 0 || n == 0 || k == 0 || (row_count | n | k) > detail::largest_side ||
+      ((x_size - 1) | (w_size - 1) | (y_size - 1)) >= detail::largest_matrix || act > activation::tanh) {
     return errc::bad_size;
   }
   if (detail::overlap<T>(y, y_size, x, x_size) || detail::overlap<T>(y, y_size, w, w_size) ||
@@ -216,29 +216,53 @@ struct linear_layer {
   }
 };
 
+namespace detail {
+
+/// Stacks the members of a fused op: where each one's rows begin. Returns the rows of all. Not inlined, as the next:
+/// the compiler makes much of their loops, and most ops are alone and pass none.
 template <element T>
-std::uint32_t linear<T>::plan(std::span<linear> members, const machine_shape& shape) {
+[[gnu::noinline]] std::uint32_t stack(std::span<linear<T>> members) {
   std::uint32_t total = 0;
-  for (linear& member : members) {
+  for (linear<T>& member : members) {
     member.first_row = total;
     total += member.row_count;
   }
-  const linear& first = members.front();
-  detail::gemm::tile_extent extent{};
+  return total;
+}
+
+/// Tells the others what was planned with the first.
+template <element T>
+[[gnu::noinline]] void share_plan(std::span<linear<T>> members) {
+  const linear<T> first = members.front();
+  for (linear<T>& member : members.subspan(1)) {
+    member.total_rows = first.total_rows;
+    member.variant = first.variant;
+    member.parts = first.parts;
+  }
+}
+
+}  // namespace detail
+
+template <element T>
+std::uint32_t linear<T>::plan(std::span<linear> members, const machine_shape& shape) {
+  linear& first = members.front();
+  first.first_row = 0;
+  const std::uint32_t total = members.size() == 1 ? first.row_count : detail::stack(members);
   detail::gemm::block_choice chosen{};
+  std::uint64_t tiles = 0;
   if (shape.host) {
-    extent = {detail::gemm::host_rows, detail::gemm::choose_host_columns(total, first.n, first.k, shape.workers)};
-    chosen.variant = static_cast<std::uint8_t>(extent.columns / detail::gemm::host_chunk);
+    const std::uint32_t columns = detail::gemm::choose_host_columns(total, first.n, first.k, shape.workers);
+    chosen.variant = static_cast<std::uint8_t>(columns / detail::gemm::host_chunk);
+    tiles = detail::gemm::tiles_of(total, first.n, {detail::gemm::host_rows, columns});
   } else {
     chosen = detail::gemm::choose_block<T>(total, first.n, first.k, shape.workers);
-    extent = detail::gemm::block_tile<T>(chosen.variant);
+    tiles = detail::gemm::block_tiles<T>(total, first.n, chosen.variant) * chosen.parts;
   }
-  for (linear& member : members) {
-    member.total_rows = total;
-    member.variant = chosen.variant;
-    member.parts = chosen.parts;
-  }
-  return static_cast<std::uint32_t>(detail::gemm::tiles_of(total, first.n, extent) * chosen.parts);
+  first.total_rows = total;
+  first.variant = chosen.variant;
+  first.parts = chosen.parts;
+  if (members.size() > 1) detail::share_plan(members);
+  return static_cast<std::uint32_t>(tiles);
 }
 
 template <element T>

@@ -13,6 +13,7 @@
 #include <cohort/ops/gemm/warpgroup.hpp>
 #include <cohort/types.hpp>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -52,13 +53,21 @@ inline std::uint64_t tiles_of(std::uint64_t rows, std::uint32_t columns, tile_ex
   return (rows + tile.rows - 1) / tile.rows * ((std::uint64_t{columns} + tile.columns - 1) / tile.columns);
 }
 
+/// The same of a block's tile, without a division: its sides are powers of two, and every submission is planned.
+template <class T>
+std::uint64_t block_tiles(std::uint64_t rows, std::uint32_t columns, std::uint32_t variant) {
+  const tile_extent tile = block_tile<T>(variant);
+  return ((rows + tile.rows - 1) >> std::countr_zero(tile.rows)) *
+         ((std::uint64_t{columns} + tile.columns - 1) >> std::countr_zero(tile.columns));
+}
+
 /// The smallest tile of which there are at most two per SM (half of the workers: four blocks share an SM), else the
 /// largest, unless it leaves half of the workers without any. As measured on one device, small tiles win until about
 /// there. Rows that a tile has and the product has not are lost work: no tile is chosen where a smaller one holds all.
 template <class T>
 std::uint8_t choose_block_variant(std::uint64_t rows, std::uint32_t columns, std::uint32_t workers) {
   constexpr std::uint8_t last = block_variants<T> - 1;
-  const auto tiles = [&](std::uint8_t variant) { return tiles_of(rows, columns, block_tile<T>(variant)); };
+  const auto tiles = [&](std::uint8_t variant) { return block_tiles<T>(rows, columns, variant); };
   for (std::uint8_t variant = 0; variant < last; ++variant) {
     const bool holds_all = rows <= block_tile<T>(variant).rows;
     const bool next_is_taller = block_tile<T>(variant + 1u).rows > block_tile<T>(variant).rows;
@@ -83,9 +92,10 @@ template <class T>
 block_choice choose_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth, std::uint32_t workers) {
   const std::uint32_t segments = is_cut<T>(columns, depth) ? segments_of<T>(columns, depth) : 1;  // mostly no division
   for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants<T>; ++variant) {
-    const tile_extent tile = block_tile<T>(variant);
-    if (tiles_of(rows, columns, tile) * segments <= workers) return {variant, static_cast<std::uint8_t>(segments)};
-    if (rows <= tile.rows && block_tile<T>(variant + 1u).rows > tile.rows) break;
+    if (block_tiles<T>(rows, columns, variant) * segments <= workers)
+      return {variant, static_cast<std::uint8_t>(segments)};
+    const std::uint32_t height = block_tile<T>(variant).rows;
+    if (rows <= height && block_tile<T>(variant + 1u).rows > height) break;
   }
   return {choose_block_variant<T>(rows, columns, workers), 1};
 }
