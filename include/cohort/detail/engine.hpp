@@ -380,12 +380,11 @@ private:
   }
 
   bool take_completions(time_point now) noexcept {
-    std::array<packet_completion, 16> completions;
     bool any = false;
-    for (std::size_t count = completions.size(); count == completions.size();) {
-      count = device_->poll(completions);
+    for (std::size_t count = completions_.size(); count == completions_.size();) {
+      count = device_->poll(completions_);
       for (std::size_t i = 0; i < count; ++i) {
-        finish_all(scheduler_.complete(completions[i].sequence, completions[i].result, now));
+        finish_all(scheduler_.complete(completions_[i].sequence, completions_[i].result, now));
       }
       any |= count > 0;
     }
@@ -499,6 +498,7 @@ private:
   schedule_observer* decisions_ = nullptr;  // wants to know how long each decision takes
   submission_chain local_;                  // submitted by the owner itself
   submission_chain ready_;
+  std::array<packet_completion, 16> completions_{};  // of one look, whose contents nobody needs after it
   burst_wave wave_;
   bool needs_polling_;
   std::size_t ready_count_ = 0;

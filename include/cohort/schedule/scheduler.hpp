@@ -35,6 +35,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -82,7 +83,7 @@ public:
         policy_(std::move(policy)),
         queue_(ops, options.coalesce == coalescing::fuse_and_pack, options.expected_keys, order),
         model_(rates, ops.size()) {
-    flights_.reserve(std::clamp(rates.max_packets, 4u, 1024u));
+    reserve_flights(std::clamp(rates.max_packets, 4u, 1024u));
   }
 
   /// Submissions that are still inside when it is destroyed are not told: `abort_pending` and `complete` come first.
@@ -237,7 +238,7 @@ public:
   ///        for their share of the device then
   std::span<const std::byte> next(time_point now, std::span<std::byte> storage, std::chrono::nanoseconds lead = {},
                                   double growth = 1) {
-    if (flights_.size() == flights_.capacity()) flights_.reserve(2 * flights_.size());
+    if (spare_flights_.empty()) reserve_flights(2 * flights_.size());
     ask_again_.reset();
     expire(now);
     let_in();
@@ -248,9 +249,9 @@ public:
         ask_again_ = verdict.ask_again;
         break;
       }
-      flight packet =
-          fill(storage, std::min(verdict.max_submissions, most_per_packet_),
-               static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.ahead()), growth, now);
+      flight& packet = *spare_flights_.back();
+      fill(packet, storage, std::min(verdict.max_submissions, most_per_packet_),
+           static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.ahead()), growth, now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
     }
@@ -260,9 +261,9 @@ public:
   /// A packet left the device: its members are done with `result`. Returns them linked by `next`, by record and within
   /// a record by urgency; null for a sequence number that is not in flight, and when all its members were given up.
   submission* complete(std::uint32_t sequence, const error_code& result, time_point now) noexcept {
-    const auto found = std::find_if(flights_.begin(), flights_.end(),
-                                    [sequence](const flight& packet) { return packet.sequence == sequence; });
-    if (found == flights_.end()) return nullptr;
+    const auto place = find_flight(sequence);
+    if (place == flights_.end()) return nullptr;
+    flight* const found = place->get();
     submission* members = found->members.release();
     backlog_.completed(nanoseconds(found->work_ns), now);
     submissions_in_flight_ -= found->count;
@@ -331,7 +332,8 @@ public:
     }
     if (found->orphans > 0) members = without_orphans(members, found->orphans);
     const bool gave_up = found->orphans > 0;
-    *found = flights_.back();
+    spare_flights_.push_back(std::move(*place));
+    if (*place != flights_.back()) *place = std::move(flights_.back());
     flights_.pop_back();
     if (gave_up) count_complete();
     if (flights_.empty()) busy_sum_ += (now - busy_since_).count();
@@ -448,8 +450,8 @@ private:
     double predicted_ns = 0;
   };
 
-  /// One committed packet.
-  struct flight {
+  /// What is counted of a packet.
+  struct flight_counts {
     std::uint32_t sequence = 0;
     std::uint32_t count = 0;
     std::uint32_t fused = 0;
@@ -468,11 +470,16 @@ private:
     std::uint64_t company = 0;      // as the watch for stragglers says who may ride together
     std::int64_t waited = 0;
     std::int64_t waited_hidden = 0;
-    // By class. Records of further classes count in the packet's time and teach nothing.
+    record_class last{};            // of the newest record
+  };
+
+  /// One committed packet.
+  struct flight : flight_counts {
+    // By class, `part_count` of them. Records of further classes count in the packet's time and teach nothing.
     std::array<latency_model::part, 8> parts{};
     std::array<double, 8> work_of_part{};  // by the rates alone
-    record_class last{};                   // of the newest record
   };
+  using flights = std::vector<std::unique_ptr<flight>>;
 
   enum class outcome : std::uint8_t { placed, settled, full };
 
@@ -509,6 +516,18 @@ private:
     return std::chrono::nanoseconds{static_cast<std::int64_t>(std::clamp(ns, 0.0, 3.6e12))};
   }
 
+  /// Room for so many packets. Strong guarantee.
+  void reserve_flights(std::size_t count) {
+    flights_.reserve(count);
+    spare_flights_.reserve(count);
+    while (flights_.size() + spare_flights_.size() < count) spare_flights_.push_back(std::make_unique<flight>());
+  }
+
+  auto find_flight(std::uint32_t sequence) noexcept {
+    return std::find_if(flights_.begin(), flights_.end(),
+                        [sequence](const auto& packet) { return packet->sequence == sequence; });
+  }
+
   bool idle() const noexcept { return flights_.empty() && pending() == 0; }
 
   /// Nanoseconds in which packets were in flight.
@@ -535,14 +554,16 @@ private:
             .wanted = order == ordering::urgency && queue_.front()->members.front()->wanted};
   }
 
-  /// Fills a packet from the buckets in their turn. An empty result has settled at least one submission.
+  /// Fills a packet from the buckets in their turn. One that stays empty has settled at least one submission.
   /// \param begins when it will run, in ns since the epoch
-  flight fill(std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, std::int64_t begins,
-              double growth, time_point now) noexcept {
-    flight packet{.sequence = detail::next_sequence(sequence_),
-                  .committed = now,
-                  .work_ns = model_.overhead(),
-                  .workers_per_weight = share_.rate(shape_.workers, growth)};
+  void fill(flight& packet, std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, std::int64_t begins,
+            double growth, time_point now) noexcept {
+    // Member by member: nvcc re-emits a list of some by position.
+    static_cast<flight_counts&>(packet) = flight_counts();
+    packet.sequence = detail::next_sequence(sequence_);
+    packet.committed = now;
+    packet.work_ns = model_.overhead();
+    packet.workers_per_weight = share_.rate(shape_.workers, growth);
     builder_.begin(storage, packet.sequence);
     if constexpr (order == ordering::urgency) {
       submission& oldest = *queue_.oldest();
@@ -560,7 +581,6 @@ private:
       if (served == turn && !turn->members.empty()) queue_.to_back(*turn);
       break;
     }
-    return packet;
   }
 
   /// Makes one record of the first members of a bucket.
@@ -676,6 +696,7 @@ private:
       // All members: nvcc re-emits such a list by position.
       packet.parts[at] = {
           .op = op, .octave = octave, .company = company, .records = 0, .roofline_ns = roofline, .predicted_ns = 0};
+      packet.work_of_part[at] = 0;
       ++packet.part_count;
     }
     return {.op = op,
@@ -751,7 +772,8 @@ private:
     const std::span<const std::byte> bytes = builder_.finish();
     sequence_before_ = std::exchange(sequence_, packet.sequence);
     if (flights_.empty()) busy_since_ = now;
-    flights_.push_back(packet);
+    flights_.push_back(std::move(spare_flights_.back()));
+    spare_flights_.pop_back();
     submissions_in_flight_ += packet.count;
     const auto work = nanoseconds(packet.work_ns);
     backlog_.committed(work, now, nanoseconds(model_.lead()));
@@ -784,7 +806,7 @@ private:
                                       .least_slack = packet.first_deadline - now -
                                                      std::max(before.work_in_flight, before.lead) - work,
                                       .padding = packet.records_ns > 0 ? packet.padding_ns / packet.records_ns : 0},
-                        flights_.back().members.first);
+                        packet.members.first);
     }
     return bytes;
   }
@@ -921,8 +943,7 @@ private:
   bool give_up(submission& one, errc why) noexcept {
     submission* const orphan = orphans_.take();
     if (orphan == nullptr) return false;
-    flight& packet = *std::find_if(flights_.begin(), flights_.end(),
-                                   [&](const flight& each) { return each.sequence == one.sequence; });
+    flight& packet = **find_flight(one.sequence);
     unexpire(one);
     *orphan = one;
     orphan->op = nullptr;
@@ -967,8 +988,8 @@ private:
 
   void count_complete() noexcept {
     given_up_.complete = given_up_.packets;
-    for (const flight& packet : flights_) {
-      if (packet.orphans > 0) given_up_.complete = std::min(given_up_.complete, packet.given_up - 1);
+    for (const auto& packet : flights_) {
+      if (packet->orphans > 0) given_up_.complete = std::min(given_up_.complete, packet->given_up - 1);
     }
   }
 
@@ -1031,7 +1052,8 @@ private:
   estimate estimate_{};
   detail::device_backlog backlog_;
   detail::work_share share_;
-  std::vector<flight> flights_;  // a handful, in no order: a linear search over them beats any map
+  flights flights_;        // a handful, in no order: a linear search over them beats any map
+  flights spare_flights_;  // the last of them is the packet that is being formed
   detail::submission_chain settled_;
   std::uint32_t sequence_ = 0;  // of the newest packet
   std::uint32_t sequence_before_ = 0;
