@@ -132,10 +132,11 @@ public:
     one.droppable = one.wanted = one.overdue = one.expiring = false;
     one.bucket = nullptr;
     one.previous = one.older = one.newer = nullptr;
-    if (!tenants_.known(one.tenant)) [[unlikely]] {
+    detail::tenant_state* const known = tenants_.find(one.tenant);
+    if (known == nullptr) [[unlikely]] {
       return refuse(one, errc::tenant_removed);
     }
-    detail::tenant_state& tenant = tenants_[one.tenant];
+    detail::tenant_state& tenant = *known;
     one.account = &tenant;
     if (stragglers_ != nullptr && !stragglers_->admits(one.op_index, one.tenant, now)) [[unlikely]] {
       return refuse(one, errc::evicted, tenant);
@@ -156,7 +157,7 @@ public:
     one.charged_ns = expected.charged_ns;
     one.work_ns = expected.work_ns;
     one.latest_start = deadline - expected.at_best_ns;
-    const std::int64_t begins = at + ahead(now).count();
+    const std::int64_t begins = moment_of(now).begins;
     if (tenant.when_late == late_work::drop) {
       if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
       if (!idle()) {
@@ -170,7 +171,8 @@ public:
     }
 
     const bool wait = full || tenant.aside.front() != nullptr;
-    if (one.droppable || limited) expiry_.reserve_one();
+    const bool leaves = one.droppable || limited;
+    if (leaves) expiry_.reserve_one();
     detail::bucket* const home = wait ? nullptr : &queue_.home_of(one);  // nothing below allocates
     const double paid = tenants_.charge(tenant, one.charged_ns, static_cast<double>(at));
     one.turn.due = std::max(deadline, static_cast<std::int64_t>(paid));
@@ -179,7 +181,7 @@ public:
       tenant.last_due = one.turn.due;
     }
     if (!one.droppable && begins > one.latest_start) put_behind(one, now);
-    one.busy_before = busy(now);
+    one.busy_before = moment_.busy;
     if (wait) {
       one.next = nullptr;  // whoever brought it may have left it
       tenant.aside.push_back(one);
@@ -188,7 +190,7 @@ public:
       queue_.add(one, *home);
       ++tenant.pending;
     }
-    if (one.droppable || limited) expire_later(one);
+    if (leaves) expire_later(one);
     share_.pending(one.weight);
     one.state = submission_state::pending;
     ++statistics_.submitted;
@@ -264,6 +266,7 @@ public:
     const auto place = find_flight(sequence);
     if (place == flights_.end()) return nullptr;
     flight* const found = place->get();
+    moment_ = {};
     submission* members = found->members.release();
     backlog_.completed(nanoseconds(found->work_ns), now);
     submissions_in_flight_ -= found->count;
@@ -506,6 +509,19 @@ private:
                  // Late is what would be late even if the prediction is too long by as much as predictions usually err.
                  .at_best_ns = static_cast<std::int64_t>(model_.at_best(work))};
     return estimate_;
+  }
+
+  /// What holds for all that are submitted at one time, between packets: a burst mostly is.
+  struct moment {
+    time_point now = time_point::min();
+    std::int64_t begins = 0;  // when a packet would that is committed now, in ns since the epoch
+    std::int64_t busy = 0;
+  };
+
+  const moment& moment_of(time_point now) noexcept {
+    if (now != moment_.now) [[unlikely]]
+      moment_ = {.now = now, .begins = since_epoch(now) + ahead(now).count(), .busy = busy(now)};
+    return moment_;
   }
 
   static std::int64_t since_epoch(time_point t) noexcept {
@@ -770,6 +786,7 @@ private:
 
   std::span<const std::byte> commit(flight& packet, const queue_view& before, commit_reason reason, time_point now) {
     const std::span<const std::byte> bytes = builder_.finish();
+    moment_ = {};
     sequence_before_ = std::exchange(sequence_, packet.sequence);
     if (flights_.empty()) busy_since_ = now;
     flights_.push_back(std::move(spare_flights_.back()));
@@ -1050,6 +1067,7 @@ private:
   packet_builder builder_;
   latency_model model_;
   estimate estimate_{};
+  moment moment_{};
   detail::device_backlog backlog_;
   detail::work_share share_;
   flights flights_;        // a handful, in no order: a linear search over them beats any map

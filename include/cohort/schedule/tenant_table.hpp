@@ -167,7 +167,10 @@ public:
     if (id < all_.size()) all_[id]->known = false;
   }
 
-  bool known(tenant_id id) const noexcept { return id < all_.size() && all_[id]->known; }
+  /// Null for one that was never added, or was removed.
+  tenant_state* find(tenant_id id) const noexcept {
+    return id < all_.size() && all_[id]->known ? all_[id].get() : nullptr;
+  }
   std::size_t size() const noexcept { return all_.size(); }
   /// Whether a tenant ever had a cap on what it has in flight.
   bool any_cap() const noexcept { return any_cap_; }
