@@ -51,7 +51,11 @@ TEST_CASE("the front is the least of those inside, whatever the order in which t
             one = &memory.emplace_back(std::pair{rank, step});
           }
           tested.reserve_one();
-          tested.insert(*one);
+          if (inside.empty() && dice() % 2 == 0) {
+            tested.insert_first(*one);
+          } else {
+            tested.insert(*one);
+          }
           inside.insert(one);
         } else {
           auto at = inside.begin();
@@ -62,7 +66,13 @@ TEST_CASE("the front is the least of those inside, whatever the order in which t
             tested.rerank(one, std::pair{one.turn.first + static_cast<int>(dice() % 200) - 100, step});
             inside.insert(&one);
           } else {
-            tested.erase(one);
+            if (inside.empty() && dice() % 2 == 0) {
+              tested.erase_last(one);
+            } else if (tested.front() == &one && dice() % 2 == 0) {
+              tested.erase_front(one);
+            } else {
+              tested.erase(one);
+            }
             outside.push_back(&one);
           }
         }

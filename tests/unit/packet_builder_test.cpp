@@ -43,6 +43,17 @@ struct fixture {
     }
     return builder.close(tiles);
   }
+
+  /// The same with one member, in one call.
+  bool record_alone(std::uint16_t op, std::uint32_t tiles, std::uint64_t id) {
+    const member one{.id = id, .rest = {}};
+    return builder.add_alone(op, &one, table[op].stride, table[op].stride,
+                             [&](void* copy) {
+                               CHECK(static_cast<const member*>(copy)->id == id);
+                               return tiles;
+                             }) == tiles &&
+           tiles != 0;
+  }
 };
 
 }  // namespace
@@ -106,6 +117,7 @@ TEST_CASE_FIXTURE(fixture, "a record that is dropped leaves no trace") {
 TEST_CASE_FIXTURE(fixture, "a record whose tiles would overflow the packet's is refused and can be dropped") {
   builder.begin(storage, 1);
   CHECK(record(1, 1, 0xffff'fff0u, 1));
+  CHECK_FALSE(record_alone(1, 16, 2));
   CHECK_FALSE(record(1, 1, 16, 2));
   builder.drop();
   CHECK(record(1, 1, 15, 3));
@@ -143,6 +155,7 @@ TEST_CASE_FIXTURE(fixture, "room never promises more than fits, and a packet fil
       const std::uint32_t stride = table[op].stride;
       builder.begin(std::span(storage).first(size), 1);
       CHECK((builder.room(stride) > 0) == (packet_builder::bytes_for(stride) <= size));
+      CHECK(builder.has_room(stride) == (builder.room(stride) > 0));
       std::uint32_t records = 0;
       while (builder.room(stride) > 0) {
         REQUIRE(record(op, 1, 1 + records % 2));  // never uniform after the second: the index must fit as well
@@ -198,7 +211,9 @@ TEST_CASE_FIXTURE(fixture, "random packets decode to what was put in, and each t
       expected.header.op = op;
       expected.header.tiles = tiles;
       for (std::uint32_t i = 0; i < count; ++i) expected.ids.push_back(id + i);
-      REQUIRE(record(op, count, tiles, id));
+      REQUIRE(builder.has_room(table[op].stride));
+      if (below(16) == 0) REQUIRE_FALSE(record_alone(op, 0, id));  // leaves no trace
+      REQUIRE((count == 1 && below(2) == 0 ? record_alone(op, tiles, id) : record(op, count, tiles, id)));
       if (below(4) == 0 && builder.room(table[op].stride) > 0) {
         builder.open(op, table[op].stride);
         builder.drop();

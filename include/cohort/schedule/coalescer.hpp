@@ -180,11 +180,19 @@ public:
   void add(submission& one, bucket& home) noexcept {
     one.turn.ticket = ++tickets_;
     if (order_ == ordering::arrival) one.turn.due = 0;
-    home.members.insert(one);
     arrivals_.push_back(one);
     one.bucket = &home;
     ++size_;
-    if (!home.queued || home.members.front() == &one || (home.fusable && order_ == ordering::urgency)) rerank(home);
+    if (!home.queued) {  // it is empty: no company, and nobody to be ranked among
+      home.members.insert_first(one);
+      home.turn = order_ == ordering::urgency
+                      ? rank{one.turn.due - static_cast<std::int64_t>(one.work_ns), one.turn.ticket}
+                      : rank{0, ++turns_};
+      home.queued = true;
+      return queue_.insert(home);
+    }
+    home.members.insert(one);
+    if (home.members.front() == &one || (home.fusable && order_ == ordering::urgency)) rerank(home);
   }
 
   /// Takes `one` out, wherever it stands in its bucket.
@@ -202,6 +210,19 @@ public:
     one.bucket = nullptr;
     --size_;
     ++left_;
+  }
+
+  /// As `remove`, of the only member of the front bucket, while few are pending.
+  void remove_alone(submission& one) noexcept {
+    bucket& home = *one.bucket;
+    arrivals_.erase(one);
+    one.bucket = nullptr;
+    home.members.erase_last(one);
+    queue_.erase_front(home);
+    home.queued = false;
+    --size_;
+    ++left_;
+    if (home.fusable && !home.idle) put_idle(home);
   }
 
   /// Ends the turn of a bucket whose last member was taken, ahead of its `settle`, so that `front` is the next one.
@@ -283,6 +304,9 @@ public:
   submission* oldest() const noexcept { return arrivals_.front(); }
 
   std::size_t size() const noexcept { return size_; }
+
+  /// Whether so few are pending that a core's own cache holds their data.
+  bool has_few() const noexcept { return size_ < few; }
 
   /// Buckets that exist for keys, in use or not.
   std::size_t key_buckets() const noexcept { return buckets_; }

@@ -50,7 +50,10 @@ public:
     if (count > std::size_t{1} << room_) [[unlikely]]
       grow(count);
   }
-  void reserve_one() { reserve(std::size_t{size_} + 1); }
+  void reserve_one() {
+    if (size_ >> room_ != 0) [[unlikely]]
+      grow(std::size_t{size_} + 1);
+  }
 
   /// Does not allocate. Precondition: there is room for it.
   void insert(T& one) noexcept {
@@ -63,6 +66,31 @@ public:
     one.order = {nullptr, last_};
     (last_ != nullptr ? last_->order.next : first_) = &one;
     last_ = &one;
+  }
+
+  /// As `insert`, into an empty queue.
+  void insert_first(T& one) noexcept {
+    size_ = 1;
+    one.place = listed;
+    one.order = {nullptr, nullptr};
+    first_ = last_ = &one;
+  }
+
+  /// As `erase`, of the only element.
+  void erase_last(T& one) noexcept {
+    if (one.place != listed) [[unlikely]]
+      return erase(one);
+    size_ = 0;
+    first_ = last_ = nullptr;
+  }
+
+  /// As `erase`, of the front.
+  void erase_front(T& one) noexcept {
+    if (one.place != listed) [[unlikely]]
+      return erase(one);
+    --size_;
+    first_ = one.order.next;
+    (first_ != nullptr ? first_->order.previous : last_) = nullptr;
   }
 
   void erase(T& one) noexcept {

@@ -69,6 +69,27 @@ public:
     return std::min((capacity_ - taken) / stride, std::uint32_t{std::numeric_limits<std::uint16_t>::max()});
   }
 
+  /// Whether `room(stride) > 0`.
+  bool has_room(std::uint32_t stride) const noexcept {
+    return end_ + sizeof(record_header) + stride + index_bytes(records_ + 1u) <= capacity_;
+  }
+
+  /// A record of one member. Returns the tiles that `plan` makes of the member's copy; 0, and no record, when it makes
+  /// none, or more than the packet can count. Precondition: `has_room(stride)`, and no record is open.
+  template <class Plan>
+  std::uint32_t add_alone(std::uint16_t op, const void* descriptor, std::uint32_t bytes, std::uint32_t stride,
+                          Plan&& plan) noexcept {
+    assert((bytes + 15) / 16 * 16 == stride && has_room(stride));
+    const std::uint32_t at = end_;
+    std::byte* const record = data_ + at;
+    detail::copy_member(record + sizeof(record_header), descriptor, bytes, stride);
+    const std::uint32_t tiles = plan(record + sizeof(record_header));
+    if (tiles == 0 || tiles > std::numeric_limits<std::uint32_t>::max() - tiles_) return 0;
+    write(at, record_header{.op = op, .members = 1, .first_tile = tiles_, .tiles = tiles});
+    count_record(at, static_cast<std::uint32_t>(sizeof(record_header)) + stride, tiles);
+    return tiles;
+  }
+
   /// Starts a record. Precondition: `room(stride) > 0`, and no record is open.
   void open(std::uint16_t op, std::uint32_t stride) noexcept {
     assert(stride % 16 == 0 && stride > 0 && room(stride) > 0);
@@ -96,20 +117,9 @@ public:
   bool close(std::uint32_t tiles) noexcept {
     assert(members_ > 0 && tiles > 0);
     if (tiles > std::numeric_limits<std::uint32_t>::max() - tiles_) return false;
-    const std::uint32_t bytes = tail_ - end_;
     write(end_, record_header{
                     .op = op_, .members = static_cast<std::uint16_t>(members_), .first_tile = tiles_, .tiles = tiles});
-    if (records_ == 0) {
-      first_stride_ = bytes;
-      first_tiles_ = tiles;
-      uniform_ = tiles <= std::numeric_limits<std::uint16_t>::max();
-    } else {
-      uniform_ = uniform_ && bytes == first_stride_ && tiles == first_tiles_;
-    }
-    index_[records_] = {.first_tile = tiles_, .offset = end_};
-    ++records_;
-    tiles_ += tiles;
-    end_ = tail_;
+    count_record(end_, tail_ - end_, tiles);
     return true;
   }
 
@@ -141,6 +151,21 @@ public:
   }
 
 private:
+  /// A record of `bytes` with its header was written.
+  void count_record(std::uint32_t at, std::uint32_t bytes, std::uint32_t tiles) noexcept {
+    if (records_ == 0) {
+      first_stride_ = bytes;
+      first_tiles_ = tiles;
+      uniform_ = tiles <= std::numeric_limits<std::uint16_t>::max();
+    } else {
+      uniform_ = uniform_ && bytes == first_stride_ && tiles == first_tiles_;
+    }
+    index_[records_] = {.first_tile = tiles_, .offset = at};
+    ++records_;
+    tiles_ += tiles;
+    end_ = at + bytes;
+  }
+
   static constexpr std::uint32_t index_bytes(std::uint32_t records) noexcept {
     return (records * static_cast<std::uint32_t>(sizeof(record_index)) + 15) / 16 * 16;
   }

@@ -453,6 +453,14 @@ private:
     double predicted_ns = 0;
   };
 
+  /// What all records of one kind with one member have in common in a packet.
+  struct lone_class {
+    std::uint16_t op = no_op_index;
+    std::uint32_t workers = 0;  // their share of them
+    op_cost cost{};
+    double roofline_ns = 0;
+  };
+
   /// What is counted of a packet.
   struct flight_counts {
     std::uint32_t sequence = 0;
@@ -466,14 +474,15 @@ private:
     time_point committed{};
     time_point first_deadline = time_point::max();
     double work_ns = 0;             // predicted
-    double records_ns = 0;          // predicted, without overhead
     double padding_ns = 0;          // the part of it that computes nothing; told to observers alone
+    double records_ns = 0;          // predicted, without overhead
     double workers_per_weight = 0;  // as `work_share` says when it is begun
-    std::int64_t weight = 0;        // of its members, as `work_share` counts
-    std::uint64_t company = 0;      // as the watch for stragglers says who may ride together
     std::int64_t waited = 0;
+    std::int64_t weight = 0;    // of its members, as `work_share` counts
+    std::uint64_t company = 0;  // as the watch for stragglers says who may ride together
     std::int64_t waited_hidden = 0;
-    record_class last{};            // of the newest record
+    record_class last{};  // of the newest record
+    lone_class lone{};    // of the newest record with one member that `place_alone` made
   };
 
   /// One committed packet.
@@ -585,10 +594,16 @@ private:
       submission& oldest = *queue_.oldest();
       if (queue_.behind(oldest) > max_overtaken_) queue_.rerank(oldest, 0);
     }
+    const bool plain = observer_ == nullptr && stragglers_ == nullptr && !tenants_.any_cap();
+    const std::int64_t busy_until_now = busy(now);
     const detail::bucket* served = nullptr;
     while (detail::bucket* const turn = queue_.front()) {
-      const outcome last = place(*turn, packet, budget - packet.count, begins, now);
-      if (last == outcome::placed) served = turn;
+      outcome last = outcome::placed;
+      if (!plain || turn->members.size() != 1 ||
+          !place_alone(*turn->members.front(), packet, begins, busy_until_now, now)) {
+        last = place(*turn, packet, budget - packet.count, begins, now);
+        if (last == outcome::placed) served = turn;
+      }
       // A packet that leaves most workers idle gains by more company whatever its length.
       const bool filled = packet.work_ns >= max_work_ns && 4 * builder_.tiles() >= shape_.workers;
       const bool enough = packet.count == budget || filled;
@@ -597,6 +612,37 @@ private:
       if (served == turn && !turn->members.empty()) queue_.to_back(*turn);
       break;
     }
+  }
+
+  /// Makes a record of the only member of the front bucket, as `place` would: where keys differ that is what most are.
+  /// False, and nothing has changed, when it is not that simple. Nobody watches, and no tenant has a cap.
+  bool place_alone(submission& one, flight& packet, std::int64_t begins, std::int64_t busy_until_now,
+                   time_point now) noexcept {
+    const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead());
+    if (one.expiring || !queue_.has_few()) return false;
+    if (order == ordering::urgency && starts > one.latest_start && !one.overdue) return false;  // it may go behind
+    const op_info& info = ops_[one.op_index];
+    if (!builder_.has_room(info.stride)) return false;
+
+    lone_class& kind = packet.lone;
+    if (one.op_index != kind.op || one.cost != kind.cost) {
+      kind.op = one.op_index;
+      kind.workers = detail::work_share::of(shape_.workers, one.weight, packet.workers_per_weight);
+      kind.cost = one.cost;
+      kind.roofline_ns = model_.roofline(one.cost);
+    }
+    const machine_shape part{.workers = kind.workers, .host = shape_.host};
+    const std::uint32_t tiles = builder_.add_alone(one.op_index, one.op, one.op_bytes, info.stride,
+                                                   [&](void* copy) { return info.plan(copy, 1, part); });
+    if (tiles == 0) [[unlikely]]
+      return false;
+    queue_.remove_alone(one);
+    packet.weight += one.weight;
+    const double predicted = account_record(packet, one.op_index, kind.roofline_ns);
+    packet.count += 1;
+    account_member(packet, one, predicted, busy_until_now, now);
+    packet.members.push_back(one);
+    return true;
   }
 
   /// Makes one record of the first members of a bucket.
@@ -703,7 +749,7 @@ private:
   }
 
   /// The class of a record that was closed, which is new in its packet or not.
-  record_class part_of(flight& packet, std::uint16_t op, double roofline) noexcept {
+  [[gnu::noinline]] record_class part_of(flight& packet, std::uint16_t op, double roofline) noexcept {
     const bool company = builder_.records() > 1;
     const std::uint16_t octave = model_.octave_of(roofline);
     std::uint32_t at = 0;
@@ -724,28 +770,7 @@ private:
   /// A record was closed: its members are committed.
   void account(flight& packet, std::uint16_t op, double roofline, std::uint32_t count, detail::submission_chain& taken,
                time_point now) noexcept {
-    if (builder_.records() == 2) {  // the first record has company after all
-      latency_model::part& first = packet.parts[0];
-      first.company = true;
-      const double together = model_.predict(first.op, first.octave, first.roofline_ns, true);
-      packet.work_ns += together - first.predicted_ns;
-      packet.records_ns += together - first.predicted_ns;
-      first.predicted_ns = together;
-    }
-    // What was found for the record before holds for one that is like it.
-    if (builder_.records() <= 2 || op != packet.last.op || roofline != packet.last.roofline_ns) {
-      packet.last = part_of(packet, op, roofline);
-    }
-    const double predicted = packet.last.predicted_ns;
-    packet.work_ns += predicted;
-    packet.records_ns += predicted;
-    if (packet.last.position < packet.parts.size()) {
-      latency_model::part& part = packet.parts[packet.last.position];
-      part.records += 1;
-      part.predicted_ns += predicted;
-      packet.work_of_part[packet.last.position] += roofline;
-    }
-
+    const double predicted = account_record(packet, op, roofline);
     packet.count += count;
     const double each = count == 1 ? predicted : predicted / count;
     const std::int64_t busy_until_now = busy(now);
@@ -782,6 +807,54 @@ private:
     packet.waited_hidden += hidden;
     statistics_.farthest_behind = farthest_behind;
     packet.members.append(taken);
+  }
+
+  /// A record was closed: its predicted time.
+  double account_record(flight& packet, std::uint16_t op, double roofline) noexcept {
+    // What was found for the record before holds for one that is like it.
+    if (builder_.records() <= 2 || op != packet.last.op || roofline != packet.last.roofline_ns) [[unlikely]] {
+      if (builder_.records() == 2) give_company(packet);
+      packet.last = part_of(packet, op, roofline);
+    }
+    const double predicted = packet.last.predicted_ns;
+    packet.work_ns += predicted;
+    packet.records_ns += predicted;
+    if (packet.last.position < packet.parts.size()) {
+      latency_model::part& part = packet.parts[packet.last.position];
+      part.records += 1;
+      part.predicted_ns += predicted;
+      packet.work_of_part[packet.last.position] += roofline;
+    }
+    return predicted;
+  }
+
+  /// The first record of a packet has company after all.
+  void give_company(flight& packet) noexcept {
+    latency_model::part& first = packet.parts[0];
+    first.company = true;
+    const double together = model_.predict(first.op, first.octave, first.roofline_ns, true);
+    packet.work_ns += together - first.predicted_ns;
+    packet.records_ns += together - first.predicted_ns;
+    first.predicted_ns = together;
+  }
+
+  /// As in `account`, of one that cannot expire.
+  void account_member(flight& packet, submission& one, double predicted, std::int64_t busy_until_now,
+                      time_point now) noexcept {
+    detail::tenant_state& tenant = *one.account;
+    one.work_ns = predicted;
+    one.state = submission_state::committed;
+    one.sequence = packet.sequence;
+    --tenant.pending;
+    ++tenant.in_flight;
+    tenant.in_flight_ns += predicted;
+    if (tenant.aside.front() != nullptr) look_at(tenant);
+    packet.oldest = std::min(packet.oldest, one.arrived);
+    packet.first_deadline = std::min(packet.first_deadline, one.deadline);
+    const std::int64_t own_wait = (now - one.arrived).count();
+    packet.waited += own_wait;
+    packet.waited_hidden += std::min(own_wait, busy_until_now - one.busy_before);
+    statistics_.farthest_behind = std::max(statistics_.farthest_behind, queue_.behind(one));
   }
 
   std::span<const std::byte> commit(flight& packet, const queue_view& before, commit_reason reason, time_point now) {
