@@ -846,7 +846,7 @@ TEST_CASE("the table finds each key among thousands while others are erased arou
     auto& one = all.emplace_back();
     one.key = {{i, 0, 0, 0}};
     one.hash = i % 7 == 0 ? 5 : cohort::detail::hash_of(0, one.key);  // many collide on purpose, near the wrap too
-    if (i % 11 == 0) one.hash = ~0ull;
+    if (i % 11 == 0) one.hash = ~0u;
     table.reserve_one();
     table.insert(one);
   }

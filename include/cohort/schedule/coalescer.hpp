@@ -56,9 +56,10 @@ struct alignas(64) bucket {
   bool keyed = false;       ///< is found by `key`, whether it holds something or not
   bool idle = false;        ///< in the list of those that may get another key, though it may hold something again
   std::uint32_t place = 0;  ///< as `order`
+  std::uint32_t hash = 0;
   coalescing_key key{};
-  std::uint64_t hash = 0;
-  bucket* next = nullptr;  ///< in that list
+  bucket* next = nullptr;    ///< in that list
+  bucket* following = this;  ///< where the next submission belonged when one was last added here
 };
 static_assert(sizeof(bucket) == 128);
 
@@ -70,26 +71,27 @@ struct fetch_bucket {
   }
 };
 
-/// Mixes op index and key into 64 bits. The four products are independent, so they overlap; the multipliers are odd, so
-/// no word loses bits; the closing rounds bring high bits down, where pointers' entropy would otherwise stay.
-inline std::uint64_t hash_of(std::uint16_t op_index, const coalescing_key& key) noexcept {
-  std::uint64_t h = (key.words[0] ^ op_index) * 0xd6e8'feb8'6659'fd93u;
-  h ^= std::rotl(key.words[1] * 0xa076'1d64'78bd'642fu, 17);
-  h += std::rotl(key.words[2] * 0xe703'7ed1'a0b4'28dbu, 31);
-  h ^= std::rotl(key.words[3] * 0x8ebc'6af0'9c88'c6e3u, 47);
-  h = (h ^ (h >> 32)) * 0x9e37'79b9'7f4a'7c15u;
-  h = (h ^ (h >> 29)) * 0xbf58'476d'1ce4'e5b9u;
-  return h ^ (h >> 32);
+/// Mixes op index and key into 32 bits: two products of 128 bits, each folded upon itself (as in wyhash), so that the
+/// low bits depend on all of both factors, pointers' middle bits among them.
+inline std::uint32_t hash_of(std::uint16_t op_index, const coalescing_key& key) noexcept {
+  __extension__ typedef unsigned __int128 wide;  // NOLINT(modernize-use-using): not every compiler knows it so
+  const auto fold = [](std::uint64_t a, std::uint64_t b) {
+    const wide product = static_cast<wide>(a) * b;
+    return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
+  };
+  return static_cast<std::uint32_t>(
+      fold(key.words[0] ^ 0xa076'1d64'78bd'642fu, key.words[1] ^ 0xe703'7ed1'a0b4'28dbu) ^
+      fold(key.words[2] ^ 0x8ebc'6af0'9c88'c6e3u, key.words[3] ^ 0x5899'65cc'7537'4cc3u ^ op_index));
 }
 
 /// Buckets by (op, key): open addressing with linear probing, at most half full, erased by shifting back, so that no
 /// tombstones gather while keys come and go.
 class bucket_table {
 public:
-  explicit bucket_table(std::size_t expected) : slots_(std::bit_ceil(2 * expected + 16)) {}
+  explicit bucket_table(std::size_t expected) : slots_(std::bit_ceil(2 * expected + 16)), mask_(slots_.size() - 1) {}
 
-  bucket* find(std::uint64_t hash, std::uint16_t op_index, const coalescing_key& key) const noexcept {
-    for (std::size_t at = hash & mask(); slots_[at].value != nullptr; at = (at + 1) & mask()) {
+  bucket* find(std::uint32_t hash, std::uint16_t op_index, const coalescing_key& key) const noexcept {
+    for (std::size_t at = hash & mask_; slots_[at].value != nullptr; at = (at + 1) & mask_) {
       bucket* const found = slots_[at].value;
       if (slots_[at].hash == hash && found->op_index == op_index && found->key == key) return found;
     }
@@ -107,15 +109,15 @@ public:
   }
 
   void erase(const bucket& one) noexcept {
-    std::size_t hole = one.hash & mask();
+    std::size_t hole = one.hash & mask_;
     while (slots_[hole].value != &one) {
       assert(slots_[hole].value != nullptr);
-      hole = (hole + 1) & mask();
+      hole = (hole + 1) & mask_;
     }
     // Whoever stands behind the hole and was not meant to stand there moves into it, and leaves the next hole.
-    for (std::size_t at = (hole + 1) & mask(); slots_[at].value != nullptr; at = (at + 1) & mask()) {
-      const std::size_t distance_from_home = (at - slots_[at].hash) & mask();
-      if (distance_from_home >= ((at - hole) & mask())) {
+    for (std::size_t at = (hole + 1) & mask_; slots_[at].value != nullptr; at = (at + 1) & mask_) {
+      const std::size_t distance_from_home = (at - slots_[at].hash) & mask_;
+      if (distance_from_home >= ((at - hole) & mask_)) {
         slots_[hole] = slots_[at];
         hole = at;
       }
@@ -125,18 +127,16 @@ public:
   }
 
   /// Whoever has this hash is about to go.
-  void prefetch(std::uint64_t hash) const noexcept { __builtin_prefetch(&slots_[hash & mask()], 1); }
+  void prefetch(std::uint32_t hash) const noexcept { __builtin_prefetch(&slots_[hash & mask_], 1); }
 
   std::size_t size() const noexcept { return used_; }
   std::size_t capacity() const noexcept { return slots_.size(); }
 
 private:
   struct slot {
-    std::uint64_t hash = 0;
+    std::uint32_t hash = 0;
     bucket* value = nullptr;
   };
-
-  std::size_t mask() const noexcept { return slots_.size() - 1; }
 
   static void place(std::vector<slot>& slots, bucket& one) noexcept {
     std::size_t at = one.hash & (slots.size() - 1);
@@ -150,9 +150,11 @@ private:
       if (old.value != nullptr) place(larger, *old.value);
     }
     slots_.swap(larger);
+    mask_ = slots_.size() - 1;
   }
 
   std::vector<slot> slots_;
+  std::size_t mask_;
   std::size_t used_ = 0;
 };
 
@@ -166,6 +168,7 @@ public:
     for (std::size_t i = 0; i < ops.size(); ++i) by_op_[i].op_index = static_cast<std::uint16_t>(i);
     queue_.reserve(ops.size());
     add_buckets(expected_keys);
+    newest_home_ = by_op_.get();
   }
 
   /// Where a submission belongs; it must be added there. Strong guarantee: when memory runs out (`std::bad_alloc`),
@@ -319,13 +322,28 @@ private:
   bool by_key(const submission& one) const noexcept { return fuse_ && ops_[one.op_index].fusable && one.key; }
 
   bucket& found_home_of(const submission& one) {
-    if (!by_key(one)) return by_op_[one.op_index];
-    const std::uint64_t hash = hash_of(one.op_index, one.key);
-    bucket* const found = table_.find(hash, one.op_index, one.key);
-    return found != nullptr ? *found : new_home(one, hash);
+    // Keys come in the order in which they came before, as those of a model's layers do, or many of one together. With
+    // very many pending the guess might have to be fetched from afar.
+    bucket* const guess = newest_home_->following;
+    if (has_few() && guess->keyed && guess->op_index == one.op_index && guess->key == one.key) {
+      newest_home_ = guess;
+      __builtin_prefetch(guess->following, 1);
+      __builtin_prefetch(&guess->following->key, 1);
+      return *guess;
+    }
+    return by_key(one) ? sought_home_of(one) : by_op_[one.op_index];
   }
 
-  bucket& new_home(const submission& one, std::uint64_t hash) {
+  bucket& sought_home_of(const submission& one) {
+    const std::uint32_t hash = hash_of(one.op_index, one.key);
+    bucket* const found = table_.find(hash, one.op_index, one.key);
+    bucket& home = found != nullptr ? *found : new_home(one, hash);
+    newest_home_->following = &home;
+    newest_home_ = &home;
+    return home;
+  }
+
+  [[gnu::noinline]] bucket& new_home(const submission& one, std::uint32_t hash) {
     while (idle_ != nullptr && !idle_->members.empty()) take_idle();
     if (idle_ == nullptr) add_buckets(chunk);
     table_.reserve_one();
@@ -399,6 +417,7 @@ private:
   std::vector<std::unique_ptr<bucket[]>> chunks_;  // buckets never move: submissions point to theirs
   bucket* idle_ = nullptr;                         // the first of them
   bucket* last_idle_ = nullptr;                    // valid while there is a first
+  bucket* newest_home_;                            // of those found by key; at first any bucket
   bucket_table table_;
   mostly_sorted_queue<bucket, fetch_bucket> queue_;
   intrusive_list<submission, &submission::older, &submission::newer> arrivals_;
