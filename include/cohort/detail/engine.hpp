@@ -325,7 +325,7 @@ private:
 
   /// In the middle of a delivery: those that are told submit again, and the device need not wait until all have. Nobody
   /// is told from here; what ends without a packet is delivered by the next step.
-  void take_wave() noexcept {
+  [[gnu::noinline]] void take_wave() noexcept {
     const time_point now = clock::now();
     // acquire: as in take_messages, whose order it keeps: tenants before those who submit for them
     if (tenants_changed_.load(std::memory_order_acquire)) return;
@@ -454,7 +454,19 @@ private:
   }
 
   void finish_all(submission* list) noexcept {
-    while (list != nullptr) close(static_cast<waiter&>(*std::exchange(list, list->next)));
+    while (list != nullptr) {
+      // Those whom nobody can cancel are passed on as they are linked.
+      submission_chain chain{list, nullptr};
+      for (; list != nullptr && !static_cast<waiter*>(list)->cancellable; list = list->next) {
+        chain.last = list;
+        ++ready_count_;
+      }
+      if (chain.last != nullptr) {
+        chain.last->next = nullptr;
+        ready_.append(chain);
+      }
+      if (list != nullptr) close(static_cast<waiter&>(*std::exchange(list, list->next)));
+    }
   }
 
   /// Ends the time in which other threads may ask for cancellation, and passes the waiter on unless one of them has
