@@ -32,4 +32,7 @@ struct request_limits {
   }
 };
 
+/// For default arguments: a coroutine that awaits keeps no copy of it in its frame, as it would of a temporary.
+inline constexpr request_limits no_limits{};
+
 }  // namespace cohort::inline COHORT_ABI

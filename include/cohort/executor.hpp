@@ -132,13 +132,13 @@ public:
   /// Limits: the earliest of `limits`, those of the awaiting task (`with_deadline`, `with_timeout`) and the tenant's
   /// target.
   template <class Op>
-  [[nodiscard]] auto submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = {}) {
+  [[nodiscard]] auto submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = no_limits) {
     return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::throws>(engine_, op, tenant, limits);
   }
 
   /// As `submit`, but `co_await` returns the `error_code`.
   template <class Op>
-  [[nodiscard]] auto try_submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = {}) {
+  [[nodiscard]] auto try_submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = no_limits) {
     return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::returns>(engine_, op, tenant, limits);
   }
 
@@ -148,7 +148,8 @@ public:
   /// the handler is never called from inside this function. Allocation: one block from the associated allocator.
   /// Per-operation cancellation: any type, as for `submit`. Errors: those of `errc`, and the backend's.
   template <class Op, class CompletionToken>
-  auto async_submit(const Op& op, CompletionToken&& token, tenant_id tenant = 0, const request_limits& limits = {}) {
+  auto async_submit(const Op& op, CompletionToken&& token, tenant_id tenant = 0,
+                    const request_limits& limits = no_limits) {
     return boost::asio::async_initiate<CompletionToken, void(error_code)>(initiate_submission(*this), token, op, tenant,
                                                                           limits);
   }

@@ -15,7 +15,7 @@ namespace cohort::inline COHORT_ABI {
 template <class Executor>
 class tenant {
 public:
-  tenant(Executor& executor, tenant_id id, const request_limits& limits = {}) noexcept
+  tenant(Executor& executor, tenant_id id, const request_limits& limits = no_limits) noexcept
       : executor_(&executor), id_(id), limits_(limits) {}
 
   tenant_id id() const noexcept { return id_; }
