@@ -90,6 +90,9 @@ public:
     return tiles;
   }
 
+  /// The member of the record that `add_alone` has just made.
+  const void* newest(std::uint32_t stride) const noexcept { return data_ + end_ - stride; }
+
   /// Starts a record. Precondition: `room(stride) > 0`, and no record is open.
   void open(std::uint16_t op, std::uint32_t stride) noexcept {
     assert(stride % 16 == 0 && stride > 0 && room(stride) > 0);

@@ -594,7 +594,7 @@ private:
       submission& oldest = *queue_.oldest();
       if (queue_.behind(oldest) > max_overtaken_) queue_.rerank(oldest, 0);
     }
-    const bool plain = observer_ == nullptr && stragglers_ == nullptr && !tenants_.any_cap();
+    const bool plain = stragglers_ == nullptr && !tenants_.any_cap();
     const std::int64_t busy_until_now = busy(now);
     const detail::bucket* served = nullptr;
     while (detail::bucket* const turn = queue_.front()) {
@@ -615,12 +615,14 @@ private:
   }
 
   /// Makes a record of the only member of the front bucket, as `place` would: where keys differ that is what most are.
-  /// False, and nothing has changed, when it is not that simple. Nobody watches, and no tenant has a cap.
+  /// False, and nothing has changed, when it is not that simple: it may have to go elsewhere, there is no room, or
+  /// thousands are pending. Nobody looks for stragglers, and no tenant has a cap.
   bool place_alone(submission& one, flight& packet, std::int64_t begins, std::int64_t busy_until_now,
                    time_point now) noexcept {
     const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead());
-    if (one.expiring || !queue_.has_few()) return false;
-    if (order == ordering::urgency && starts > one.latest_start && !one.overdue) return false;  // it may go behind
+    if (!queue_.has_few()) return false;
+    // It may have to be dropped, or to go behind.
+    if (starts > one.latest_start && (one.droppable || (order == ordering::urgency && !one.overdue))) return false;
     const op_info& info = ops_[one.op_index];
     if (!builder_.has_room(info.stride)) return false;
 
@@ -638,7 +640,11 @@ private:
       return false;
     queue_.remove_alone(one);
     packet.weight += one.weight;
+    const double before = packet.records_ns;
     const double predicted = account_record(packet, one.op_index, kind.roofline_ns);
+    if (observer_ != nullptr && info.padding != nullptr) [[unlikely]] {
+      packet.padding_ns += info.padding(builder_.newest(info.stride), 1, part) * (packet.records_ns - before);
+    }
     packet.count += 1;
     account_member(packet, one, predicted, busy_until_now, now);
     packet.members.push_back(one);
@@ -783,10 +789,7 @@ private:
     std::uint64_t farthest_behind = statistics_.farthest_behind;
     for (submission* one = taken.first; one != nullptr; one = one->next) {
       detail::tenant_state& tenant = *one->account;
-      if (one->expiring) {
-        unexpire(*one);
-        if (one->expires != time_point::max()) expire_later(*one);
-      }
+      if (one->expiring) keep_limit(*one);
       one->work_ns = each;
       one->state = submission_state::committed;
       one->sequence = packet.sequence;
@@ -838,10 +841,11 @@ private:
     first.predicted_ns = together;
   }
 
-  /// As in `account`, of one that cannot expire.
+  /// As in `account`, of one that has a record of its own.
   void account_member(flight& packet, submission& one, double predicted, std::int64_t busy_until_now,
                       time_point now) noexcept {
     detail::tenant_state& tenant = *one.account;
+    if (one.expiring) keep_limit(one);
     one.work_ns = predicted;
     one.state = submission_state::committed;
     one.sequence = packet.sequence;
@@ -1019,6 +1023,12 @@ private:
   void unexpire(submission& one) noexcept {
     if (one.expiring) expiry_.erase(one);
     one.expiring = one.droppable = false;
+  }
+
+  /// Whoever is committed is not dropped any more, and may still time out.
+  [[gnu::noinline]] void keep_limit(submission& one) noexcept {
+    unexpire(one);
+    if (one.expires != time_point::max()) expire_later(one);
   }
 
   static void finish(submission& one, const error_code& result) noexcept {
