@@ -339,6 +339,51 @@ TEST_CASE("plan sees the copies: it leaves notes there, and the submitted descri
   }
 }
 
+/// Has a tile for every worker it may count on.
+struct alignas(16) spread_op {
+  static constexpr const char* name = "spread";
+  std::uint64_t weights;
+  std::uint64_t fill;
+
+  static std::uint32_t plan(std::span<spread_op>, const cohort::machine_shape& shape) { return shape.workers; }
+  template <class Context>
+  static void run(Context&, const spread_op*, std::uint32_t, std::uint32_t) {}
+  cohort::coalescing_key key() const { return {{weights, 0, 0, 0}}; }
+  std::uint32_t rows() const { return 1; }
+};
+
+TEST_CASE("an op counts on its share of the device, by the work around it and what is said to be on its way") {
+  using spread_ops = cohort::op_set<spread_op>;
+  static constexpr auto table = spread_ops::table();
+  alignas(16) std::array<std::byte, cohort::packet_capacity> storage;
+  const auto tiles_of_each = [&](std::uint64_t pending, double growth, bool fuse) {
+    cohort::scheduler<> s(table, {.workers = 480, .host = false}, {});
+    std::deque<spread_op> ops;
+    std::deque<cohort::submission> all;
+    const cohort::time_point now{1ms};
+    for (std::uint64_t i = 0; i < pending; ++i) {
+      cohort::submission& one = all.emplace_back();
+      one.op = &ops.emplace_back(spread_op{fuse ? 1 : i + 1, 0});
+      one.op_bytes = sizeof(spread_op);
+      one.key = ops.back().key();
+      s.submit(one, now);
+    }
+    std::vector<std::uint32_t> tiles;
+    for (const auto& record : decode(s.next(now, storage, {}, growth), table).records) {
+      tiles.push_back(record.header.tiles);
+    }
+    s.complete(1, {}, now);
+    return tiles;
+  };
+  using each = std::vector<std::uint32_t>;
+  CHECK(tiles_of_each(1, 1, false) == each{480});
+  CHECK(tiles_of_each(4, 1, false) == each{120, 120, 120, 120});
+  CHECK(tiles_of_each(4, 3, false) == each{40, 40, 40, 40});
+  CHECK(tiles_of_each(4, 1000, false) == each{1, 1, 1, 1});
+  CHECK(tiles_of_each(4, 1, true) == each{480});
+  CHECK(tiles_of_each(4, 3, true) == each{160});
+}
+
 TEST_CASE("a record takes at most the rows and members that the options allow; what is left makes further records") {
   SUBCASE("rows") {
     bench<> b({.max_fused_rows = 10});
