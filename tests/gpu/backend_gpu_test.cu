@@ -16,6 +16,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace cohort_backend_gpu_test {
 
@@ -67,6 +68,53 @@ TEST_CASE("what one packet writes in device memory the next one reads, and the h
     REQUIRE(equal);
   }
   b.device.deallocate(cohort::memory_kind::device, middle);
+}
+
+TEST_CASE("what one packet writes the next one reads, without the host in between, where it comes after it") {
+  bench b;
+  constexpr std::uint32_t sizes[] = {200, 5000, 100000};  // one block, some, and nearly all
+  constexpr std::uint32_t steps = 20;
+  for (std::uint32_t round = 0; round < static_cast<std::uint32_t>(rounds(100)); ++round) {
+    struct line {
+      std::uint32_t* in;
+      std::uint32_t* middle[2];
+      std::uint32_t* out;
+      std::uint32_t newest = 0;
+    };
+    std::vector<line> lines;
+    for (const std::uint32_t size : sizes) {
+      line& one = lines.emplace_back();
+      one.in = b.words(size);
+      one.out = b.words(size);
+      for (auto& each : one.middle) {
+        each = static_cast<std::uint32_t*>(b.device.allocate(cohort::memory_kind::device, size * 4, 256));
+        REQUIRE(each != nullptr);
+      }
+      for (std::uint32_t i = 0; i < size; ++i) one.in[i] = round + i;
+    }
+    for (std::uint32_t step = 0; step < steps; ++step) {
+      for (std::size_t i = 0; i < lines.size(); ++i) {
+        line& one = lines[i];
+        const std::uint32_t* const from = step == 0 ? one.in : one.middle[step % 2];
+        std::uint32_t* const to = step + 1 == steps ? one.out : one.middle[(step + 1) % 2];
+        b.source.begin();
+        b.source.append(move_op{to, from, sizes[i], 1});
+        if (step > 0) b.source.come_after(1u << (b.source.last() - one.newest - 1));
+        one.newest = b.source.last();
+        b.commit(b.source.finish(cohort::packet_is_followed));
+      }
+    }
+    b.drain();
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      bool equal = true;
+      for (std::uint32_t j = 0; j < sizes[i]; ++j) equal = equal && lines[i].out[j] == round + j + steps;
+      REQUIRE(equal);
+      const cohort::testing::word_memory pinned = pinned_words(b.device);
+      pinned.release(pinned.argument, lines[i].in);
+      pinned.release(pinned.argument, lines[i].out);
+      for (auto* each : lines[i].middle) b.device.deallocate(cohort::memory_kind::device, each);
+    }
+  }
 }
 
 TEST_CASE("a residency that lingers out comes back, also when the doorbell rings while it leaves") {

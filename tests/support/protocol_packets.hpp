@@ -99,6 +99,26 @@ struct alignas(16) wide_op {
 };
 static_assert(sizeof(wide_op) == max_op_size);
 
+/// Each tile writes the sum of all words of `in`, plus one: what the tiles of a packet before it have written shows.
+struct alignas(16) follow_op {
+  static constexpr const char* name = "follow";
+  std::uint32_t* out;
+  const std::uint32_t* in;
+  std::uint32_t count;   ///< words of `out`, and tiles
+  std::uint32_t inputs;  ///< words of `in`
+
+  std::uint32_t tiles() const { return count; }
+
+  template <class Context>
+  COHORT_HD
+  void run(Context& context, std::uint32_t tile) const {
+    if (context.rank() != 0) return;
+    std::uint32_t sum = 1;
+    for (std::uint32_t i = 0; i < inputs; ++i) sum += in[i];
+    out[tile] = sum;
+  }
+};
+
 /// Where the buffers of a packet source come from; the default is the heap.
 struct word_memory {
   std::uint32_t* (*allocate)(void*, std::size_t words) = [](void*, std::size_t words) {
@@ -157,11 +177,14 @@ public:
     close<Op>();
   }
 
+  /// Of the newest record, as `packet_builder::come_after`.
+  void come_after(std::uint32_t packets) { builder_.come_after(packets); }
+
   bool room_for(std::uint32_t stride) const { return builder_.room(stride) > 0; }
 
   /// Valid until the next `begin`.
-  std::span<const std::byte> finish() {
-    const std::span<const std::byte> packet = builder_.finish();
+  std::span<const std::byte> finish(std::uint32_t flags = 0) {
+    const std::span<const std::byte> packet = builder_.finish(flags);
     expected_[sequence_] = std::exchange(current_, {});
     return packet;
   }

@@ -517,8 +517,8 @@ TEST_CASE("malformed packets are refused, and none of their tiles runs") {
     CHECK(refused([](auto& h, auto*) { h.records = 0; }) == errc::bad_size);
     CHECK(refused([](auto& h, auto*) { h.records += 1; }) == errc::bad_size);
     CHECK(refused([](auto& h, auto*) { h.records = 65535; }) == errc::bad_size);
-    CHECK(refused([](auto& h, auto*) { h.dependency_offset = 32; }) == errc::bad_size);
-    CHECK(refused([](auto& h, auto*) { h.flags = 1; }) == errc::bad_size);
+    CHECK(refused([](auto& h, auto*) { h.flags = 2; }) == errc::bad_size);
+
     CHECK(refused([](auto& h, auto*) { h.index_offset = h.index_offset == 0 ? 64 : 0; }) == errc::bad_size);
     CHECK(refused([&](auto&, auto* b) { record(b)->op = kernels::size; }) == errc::bad_size);
     CHECK(refused([&](auto&, auto* b) { record(b)->members = 0; }) == errc::bad_size);
@@ -526,8 +526,7 @@ TEST_CASE("malformed packets are refused, and none of their tiles runs") {
     CHECK(refused([&](auto&, auto* b) { record(b)->tiles = 0; }) == errc::bad_size);
     CHECK(refused([&](auto&, auto* b) { record(b)->tiles = 2; }) == errc::bad_size);
     CHECK(refused([&](auto&, auto* b) { record(b)->first_tile = 1; }) == errc::bad_size);
-    CHECK(refused([&](auto&, auto* b) { record(b)->waits_for = 1; }) == errc::bad_size);
-    CHECK(refused([&](auto&, auto* b) { record(b)->signals = 1; }) == errc::bad_size);
+    CHECK(refused([&](auto&, auto* b) { record(b)->after = 1; }) == errc::bad_size);
   }
   CHECK(commit_changed(true, [](auto& h, auto*) { h.uniform_stride = 0; }) == errc::bad_size);
   CHECK(commit_changed(true, [](auto& h, auto*) { h.uniform_stride += 16; }) == errc::bad_size);

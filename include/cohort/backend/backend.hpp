@@ -60,12 +60,12 @@ public:
   virtual bool has_room() const noexcept = 0;
 
   /// Hands over a packet (copied before return; at most `packet_capacity` bytes, 16-byte aligned) and rings the
-  /// doorbell. Sequence numbers come in order from 1. An error means that the packet was not taken and will not
-  /// complete.
+  /// doorbell. Sequence numbers come in order from 1. No tile of a record starts before the packets that it says it
+  /// comes `after` are complete. An error means that the packet was not taken and will not complete.
   virtual error_code commit(std::span<const std::byte> packet) noexcept = 0;
 
-  /// Writes up to `out.size()` packets that completed since the last call, in any order; returns their number. A lost
-  /// device completes every committed packet with an error.
+  /// Writes up to `out.size()` packets that completed since the last call, in any order, but none before those that it
+  /// came after; returns their number. A lost device completes every committed packet with an error.
   virtual std::size_t poll(std::span<packet_completion> out) noexcept = 0;
 
   /// Leaves the device: returns when no packet is running and the device is free for any other use. Packets committed

@@ -13,6 +13,7 @@
 #include <cohort/schedule/packet.hpp>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -38,7 +39,7 @@ class host_crew {
 public:
   struct settings {
     unsigned workers = 1;  ///< 0: tiles run inside `poll`
-    unsigned packets = 4;  ///< at least 1
+    unsigned packets = 4;  ///< 1 to 64
     std::size_t scratch_bytes = 0;
     std::chrono::nanoseconds spin{0};  ///< how long a worker without work looks for more before it sleeps
   };
@@ -90,32 +91,42 @@ public:
     s.age.store(commits_++, std::memory_order_relaxed);
     s.unfinished.store(header.tiles, std::memory_order_relaxed);
     in_flight_.fetch_add(1, std::memory_order_relaxed);
-    // seq_cst here and in the two lines below: releases the packet to whoever claims a tile, and is the owner's half of
-    // the agreement with workers that are about to sleep (see `rest`): publish first, then look who is awake.
-    s.tickets.store(pack(header.tiles, 0), std::memory_order_seq_cst);
-    if (workers_ == 0) return;
     // relaxed: see `in_the_way`. Stored only when it changes, so that spinners keep their copy of the line.
     if (const int core = current_core(); core != owner_core_.load(std::memory_order_relaxed))
       owner_core_.store(core, std::memory_order_relaxed);
-    doorbell_.fetch_add(1, std::memory_order_seq_cst);
-    const std::uint32_t awake = spinning_.load(std::memory_order_seq_cst);
-    if (header.tiles <= awake) return;
-    // Each wake-up costs the owner a system call; beyond a few, the woken wake the rest (see `claim`).
-    wake(std::min(header.tiles - awake, most_wakes));
+    s.after = 0;
+    if (header.after != 0) {
+      std::lock_guard lock(mutex_);
+      for (unsigned i = 0; i < packets_; ++i) {
+        const slot& other = slots_[i];
+        if (&other == &s || !other.taken || !comes_after(header.after, distance(s, other))) continue;
+        s.after |= bit_of(distance(s, other));
+        // acquire: what that packet has written is visible to who runs this one. Under the mutex: either it is complete
+        // here, or whoever completes it finds that this one waits (see `let_follow`).
+        if (other.unfinished.load(std::memory_order_acquire) != 0) s.waits_for |= bit_of(distance(s, other));
+      }
+      if (s.waits_for != 0) return;
+    }
+    offer(s);
   }
 
   std::size_t poll(std::span<packet_completion> out) noexcept {
     if (taken_ == 0) return 0;
     if (workers_ == 0 && !out.empty()) run_packet();
+    // One that comes after another that is not reported yet has its turn in the next round.
     std::size_t count = 0;
-    for (unsigned i = 0; i < packets_ && count < out.size(); ++i) {
-      slot& s = slots_[i];
-      // acquire: what ops wrote in any worker is visible to whoever acts on this completion. Every worker's decrement
-      // is part of the release sequence that this reads from.
-      if (!s.taken || s.unfinished.load(std::memory_order_acquire) != 0) continue;
-      out[count++] = {.sequence = s.sequence, .result = {}};
-      s.taken = false;
-      --taken_;
+    for (std::size_t before = 1; before != count && count < out.size();) {
+      before = count;
+      for (unsigned i = 0; i < packets_ && count < out.size(); ++i) {
+        slot& s = slots_[i];
+        // acquire: what ops wrote in any worker is visible to whoever acts on this completion. Every worker's decrement
+        // is part of the release sequence that this reads from.
+        if (!s.taken || s.unfinished.load(std::memory_order_acquire) != 0) continue;
+        if (s.after != 0 && is_reported_later(s)) continue;
+        out[count++] = {.sequence = s.sequence, .result = {}};
+        s.taken = false;
+        --taken_;
+      }
     }
     return count;
   }
@@ -132,6 +143,7 @@ public:
   }
 
 private:
+  static constexpr std::uint32_t most_packets = 64;
   static constexpr std::uint32_t most_wakes = 4;
   static constexpr std::uint32_t most_tiles_at_once = 64;
   static constexpr std::size_t line = 128;  // two cache lines: the prefetcher fetches them in pairs
@@ -144,6 +156,9 @@ private:
     alignas(line) std::atomic<std::uint32_t> unfinished{0};
     std::uint32_t sequence = 0;  // the owner's
     bool taken = false;          // the owner's
+    std::uint64_t after = 0;     // the owner's: bit i, it comes after the packet that is i + 1 older
+    /// Guarded by mutex_: those of `after` that are not complete. Until it is 0 nobody is offered the packet.
+    std::uint64_t waits_for = 0;
     alignas(line) std::byte packet[packet_capacity];
   };
 
@@ -158,6 +173,63 @@ private:
   }
   static constexpr std::uint32_t unclaimed(std::uint64_t tickets) noexcept {
     return static_cast<std::uint32_t>(tickets >> 32) - static_cast<std::uint32_t>(tickets);
+  }
+
+  /// By how many commits a packet is older; far more than there are slots when it is younger. The owner's, or of two
+  /// packets that do not go away meanwhile.
+  static std::uint32_t distance(const slot& s, const slot& older) noexcept {
+    // relaxed: see `commit`
+    return s.age.load(std::memory_order_relaxed) - older.age.load(std::memory_order_relaxed);
+  }
+
+  static constexpr std::uint64_t bit_of(std::uint32_t distance) noexcept { return std::uint64_t{1} << (distance - 1); }
+
+  /// What `packet_header::after` says of the packet that was committed `distance` before.
+  static constexpr bool comes_after(std::uint32_t after, std::uint32_t distance) noexcept {
+    return distance <= most_packets && (after >> std::min(distance - 1, 31u) & 1) != 0;
+  }
+
+  bool is_reported_later(const slot& s) const noexcept {
+    for (unsigned i = 0; i < packets_; ++i) {
+      const slot& other = slots_[i];
+      const std::uint32_t before = distance(s, other);
+      if (&other != &s && other.taken && before <= most_packets && (s.after & bit_of(before)) != 0) return true;
+    }
+    return false;
+  }
+
+  /// Gives a packet's tiles to the workers.
+  void offer(slot& s) noexcept {
+    const std::uint32_t tiles = s.unfinished.load(std::memory_order_relaxed);  // relaxed: nobody changes it before this
+    // seq_cst here and in the two lines below: releases the packet to whoever claims a tile, and is this thread's half
+    // of the agreement with workers that are about to sleep (see `rest`): publish first, then look who is awake.
+    s.tickets.store(pack(tiles, 0), std::memory_order_seq_cst);
+    if (workers_ == 0) return;
+    doorbell_.fetch_add(1, std::memory_order_seq_cst);
+    const std::uint32_t awake = spinning_.load(std::memory_order_seq_cst);
+    if (tiles <= awake) return;
+    // Each wake-up costs a system call; beyond a few, the woken wake the rest (see `claim`).
+    wake(std::min(tiles - awake, most_wakes));
+  }
+
+  /// A packet of this age is complete, and its slot may already be another's: offers those that waited for nobody else.
+  void let_follow(std::uint32_t age) noexcept {
+    std::array<slot*, 8> next;
+    for (std::size_t count = next.size(); count == next.size();) {
+      count = 0;
+      {
+        std::lock_guard lock(mutex_);
+        for (unsigned i = 0; i < packets_ && count < next.size(); ++i) {
+          slot& s = slots_[i];
+          if (s.waits_for == 0) continue;
+          const std::uint32_t before = s.age.load(std::memory_order_relaxed) - age;  // relaxed: ordered by the mutex
+          if (before > most_packets || (s.waits_for & bit_of(before)) == 0) continue;
+          s.waits_for &= ~bit_of(before);
+          if (s.waits_for == 0) next[count++] = &s;
+        }
+      }
+      for (std::size_t i = 0; i < count; ++i) offer(*next[i]);  // which takes the mutex to wake somebody
+    }
   }
 
   static constexpr std::align_val_t scratch_alignment{128};
@@ -217,11 +289,15 @@ private:
   }
 
   /// Counts tiles as done. True for the call that completes the packet; from then on the slot may be the next packet's.
-  static bool finish(const share& tiles) noexcept {
+  bool finish(const share& tiles) noexcept {
     const std::uint32_t count = tiles.last - tiles.first;
+    const bool followed = (packet_view(tiles.from->packet).header().flags & packet_is_followed) != 0;
+    const std::uint32_t age = tiles.from->age.load(std::memory_order_relaxed);  // relaxed: claiming has ordered it
     // acq_rel: release what the tiles wrote to the owner's poll; acquire, in the last one, what all others wrote, so
-    // that the notification happens after all of it.
-    return tiles.from->unfinished.fetch_sub(count, std::memory_order_acq_rel) == count;
+    // that what follows happens after all of it.
+    if (tiles.from->unfinished.fetch_sub(count, std::memory_order_acq_rel) != count) return false;
+    if (followed) let_follow(age);
+    return true;
   }
 
   void work(std::byte* scratch_memory) noexcept {

@@ -63,8 +63,8 @@ private:
 /// every tile owned by exactly one record.
 ///
 /// Errors: `misaligned` (the packet or something inside is not at a multiple of 16 bytes), `op_too_large` (more than
-/// `packet_capacity` bytes), `bad_size` (sizes, counts or an op code that contradict each other, no tiles, or a use of
-/// fields that are reserved).
+/// `packet_capacity` bytes), `bad_size` (sizes, counts or an op code that contradict each other, no tiles, unknown
+/// flags, or a record that comes after what its packet does not).
 inline error_code check_packet(std::span<const std::byte> packet, std::span<const op_info> ops) noexcept {
   const error_code bad_size = errc::bad_size;
   if (reinterpret_cast<std::uintptr_t>(packet.data()) % 16 != 0) return errc::misaligned;
@@ -75,8 +75,7 @@ inline error_code check_packet(std::span<const std::byte> packet, std::span<cons
   const packet_header& header = view.header();
   if (header.bytes != packet.size() || header.bytes % 16 != 0) return bad_size;
   if (header.records == 0 || header.tiles == 0) return bad_size;
-  // Running a packet with dependencies as if it had none would give wrong results.
-  if (header.dependency_offset != 0 || header.flags != 0) return bad_size;
+  if ((header.flags & ~std::uint32_t{packet_is_followed}) != 0) return bad_size;
 
   const bool uniform = header.uniform_tiles != 0;
   std::size_t end = header.bytes;
@@ -110,7 +109,7 @@ inline error_code check_packet(std::span<const std::byte> packet, std::span<cons
     }
     const record_header& record = view.record(position);
     if (record.op >= ops.size() || record.members == 0) return bad_size;
-    if (record.waits_for != 0 || record.signals != 0) return bad_size;
+    if ((record.after & ~header.after) != 0) return bad_size;
     if (std::size_t{record.members} * ops[record.op].stride > limit - offset - sizeof(record_header)) return bad_size;
     if (record.first_tile != tiles || record.tiles == 0) return bad_size;
     if (uniform && record.tiles != header.uniform_tiles) return bad_size;

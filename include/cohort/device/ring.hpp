@@ -85,8 +85,9 @@ constexpr ring_fault fault_code(std::uint64_t word) { return static_cast<ring_fa
 
 /// What the relay tells the workers of a ticket, in two words that are read together.
 ///     words[0] = ticket 32 | tiles 32                 tiles 0: the residency ends here, this ticket is not taken
-///     words[1] = ticket 16 | first worker 16 | tiles of each record 16 (0: not uniform) | record stride / 16  16
-/// The 16 bits only tie the second word to the first: what stood there before is at most some laps older.
+///     words[1] = ticket 14 | waits 1 | followed 1 | first worker 16 | tiles of each record 16 (0: not uniform) |
+///                record stride / 16  16
+/// The 14 bits only tie the second word to the first: what stood there before is at most some laps older.
 ///
 /// A worker without tiles in a ticket delays nobody, so it may look for ticket t when a later one, t + 64 k, stands in
 /// its place. By (a) and (b) t is complete then and the worker had no tiles in it: it goes on to t + 1. With as many
@@ -103,7 +104,11 @@ struct announced {
   std::uint32_t first_worker = 0;
   std::uint32_t uniform_tiles = 0;
   std::uint32_t uniform_stride = 0;
+  std::uint32_t waits = 0;     ///< 1: some of its records come after other packets
+  std::uint32_t followed = 0;  ///< 1: its blocks count, even a single one
 };
+
+inline constexpr std::uint64_t announcement_tie = 0x3fff;
 
 COHORT_HD
 constexpr std::uint64_t announcement_head(const announced& a) {
@@ -111,18 +116,25 @@ constexpr std::uint64_t announcement_head(const announced& a) {
 }
 COHORT_HD
 constexpr std::uint64_t announcement_rest(const announced& a) {
-  return static_cast<std::uint64_t>(a.ticket & 0xffffu) << 48 | static_cast<std::uint64_t>(a.first_worker) << 32 |
+  return (a.ticket & announcement_tie) << 50 | static_cast<std::uint64_t>(a.waits) << 49 |
+         static_cast<std::uint64_t>(a.followed) << 48 | static_cast<std::uint64_t>(a.first_worker) << 32 |
          static_cast<std::uint64_t>(a.uniform_tiles) << 16 | a.uniform_stride / 16;
 }
 COHORT_HD
 constexpr announced read_announcement(std::uint64_t head, std::uint64_t rest) {
-  return {static_cast<std::uint32_t>(head >> 32), static_cast<std::uint32_t>(head),
-          static_cast<std::uint32_t>(rest >> 32) & 0xffffu, static_cast<std::uint32_t>(rest >> 16) & 0xffffu,
-          (static_cast<std::uint32_t>(rest) & 0xffffu) * 16};
+  return {static_cast<std::uint32_t>(head >> 32),
+          static_cast<std::uint32_t>(head),
+          static_cast<std::uint32_t>(rest >> 32) & 0xffffu,
+          static_cast<std::uint32_t>(rest >> 16) & 0xffffu,
+          (static_cast<std::uint32_t>(rest) & 0xffffu) * 16,
+          static_cast<std::uint32_t>(rest >> 49) & 1u,
+          static_cast<std::uint32_t>(rest >> 48) & 1u};
 }
 /// Whether both words speak of one ticket.
 COHORT_HD
-constexpr bool belong_together(std::uint64_t head, std::uint64_t rest) { return (head >> 32 & 0xffffu) == rest >> 48; }
+constexpr bool belong_together(std::uint64_t head, std::uint64_t rest) {
+  return (head >> 32 & announcement_tie) == rest >> 50;
+}
 
 /// How far ticket `a` is after ticket `b`; negative when before it.
 COHORT_HD
@@ -132,6 +144,8 @@ constexpr std::int32_t ticket_distance(std::uint32_t a, std::uint32_t b) { retur
 struct alignas(128) device_slot {
   std::byte packet[packet_capacity + slot_overread];
   std::uint32_t target;  ///< value of the slot's counter at which the packet is complete
+  /// Of a packet that waits: the values of all slots' counters at which the packets before it are complete.
+  std::uint32_t targets_before[ring_slots];
 };
 
 struct alignas(128) device_word {
@@ -151,6 +165,7 @@ struct device_ring {
 
 static_assert(std::is_trivial_v<host_ring> && std::is_trivial_v<device_ring>);
 static_assert(sizeof(packet_header) <= inline_bytes && inline_bytes % 16 == 0);
+static_assert(ring_slots <= 32, "a packet before another is one of the bits 0 to 30 of record_header::after");
 static_assert(announcement_slots > ring_slots + 1 && announcement_slots % ring_slots == 0);
 
 /// Argument of a launch.

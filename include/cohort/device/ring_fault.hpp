@@ -17,6 +17,7 @@ enum class ring_fault : std::uint8_t {
   torn_packet = 3,    ///< a packet began to arrive and did not become whole
   bad_packet = 4,     ///< a packet's header contradicts itself
   silent_relay = 5,   ///< a worker heard nothing from the relay, not even that it leaves
+  late_packet = 6,    ///< a packet that another comes after did not become complete in time
 };
 
 class superkernel_category final : public boost::system::error_category {
@@ -35,6 +36,7 @@ public:
       case ring_fault::torn_packet: return "the superkernel was promised a packet that did not arrive in time";
       case ring_fault::bad_packet: return "the superkernel received a packet with a malformed header";
       case ring_fault::silent_relay: return "a block of the superkernel heard nothing from its relay in time";
+      case ring_fault::late_packet: return "the superkernel waited in vain for a packet that another comes after";
     }
     return "unknown fault of the superkernel";
   }

@@ -88,10 +88,10 @@ public:
   error_code commit(std::span<const std::byte> packet) {
     if (lost_) return errc::device_lost;
     if (head_ - tail_ == ring_slots) return errc::queue_full;
-    std::uint32_t sequence = 0;
-    std::memcpy(&sequence, packet.data(), sizeof sequence);
+    packet_header header;
+    std::memcpy(&header, packet.data(), sizeof header);
     if (head_ == tail_) quiet_ = false;
-    in_slot(head_) = {.sequence = sequence, .state = packet_state::flying};
+    in_slot(head_) = {.sequence = header.sequence, .after = header.after, .state = packet_state::flying};
     write(packet, head_);
     ++head_;
     // The relay may leave between this look and the doorbell's arrival; `poll` looks again as long as packets fly.
@@ -139,6 +139,7 @@ private:
 
   struct packet_slot {
     std::uint32_t sequence = 0;
+    std::uint32_t after = 0;  // as `packet_header::after`
     packet_state state = packet_state::free;
   };
 
@@ -151,6 +152,16 @@ private:
   /// Release: what was written before (the bulk of a packet, pinned inputs) is visible to who acquires the word.
   static void store(std::uint64_t& word, std::uint64_t value) noexcept {
     std::atomic_ref<std::uint64_t>(word).store(value, std::memory_order_release);
+  }
+
+  /// Bit i: the ticket i + 1 before this one is on the device, as far as we know.
+  std::uint32_t flying_before(std::uint32_t ticket) const noexcept {
+    std::uint32_t flying = 0;
+    for (std::uint32_t before = 1; before <= ticket - tail_; ++before) {
+      const bool is = slots_[(ticket - before) % ring_slots].state == packet_state::flying;
+      flying |= std::uint32_t{is} << (before - 1);
+    }
+    return flying;
   }
 
   void write(std::span<const std::byte> packet, std::uint32_t ticket) noexcept {
@@ -207,6 +218,8 @@ private:
       packet_slot& slot = in_slot(ticket);
       if (slot.state != packet_state::flying) continue;
       if (load(memory_.completions[ticket % ring_slots]) != ticket) continue;
+      // Its word may be seen before those of the packets that it came after.
+      if (slot.after != 0 && (slot.after & flying_before(ticket)) != 0) continue;
       slot.state = packet_state::complete;
       progress = true;
     }

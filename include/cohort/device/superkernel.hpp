@@ -374,21 +374,34 @@ private:
     }
     grid_.poll_sync();
 
+    // All at once: each look at shared memory takes as long as all of them.
     const std::uint32_t workers = shared_.participants - 1;
     const std::uint32_t tiles = shared_.header[2];
+    const std::uint32_t uniform_tiles = shared_.header[3] >> 16;
+    const std::uint32_t uniform_stride = shared_.header[4];
+    const std::uint32_t after = shared_.header[6];
+    const std::uint32_t followed = shared_.header[7] & packet_is_followed;
+    if (after != 0) {
+      for (std::uint32_t i = thread; i < ring_slots; i += Grid::poll_threads) {
+        slot.targets_before[i] = shared_.targets[i];
+      }
+      grid_.poll_sync();
+    }
+
     if (tiles == 0) {
       if (thread == 0) report(ring_fault::bad_packet, ticket);
       return false;
     }
     announced packet;
     if (thread == 0) {
-      const std::uint32_t blocks = blocks_of(tiles, workers);
-      if (blocks > 1) slot.target = shared_.targets[ticket % ring_slots] += blocks;
       packet = {.ticket = ticket,
                 .tiles = tiles,
                 .first_worker = shared_.first_worker,
-                .uniform_tiles = shared_.header[3] >> 16,
-                .uniform_stride = shared_.header[4]};
+                .uniform_tiles = uniform_tiles,
+                .uniform_stride = uniform_stride,
+                .waits = after != 0 ? 1u : 0u,
+                .followed = followed};
+      if (counts(packet, workers)) slot.target = shared_.targets[ticket % ring_slots] += blocks_of(tiles, workers);
       shared_.first_worker = (shared_.first_worker + tiles % workers) % workers;
     }
     if (bytes > inline_bytes) {
@@ -408,7 +421,12 @@ private:
     grid_.store_release_device_pair(p_.device->announcements[ticket % announcement_slots].words, head, rest);
   }
 
-  /// Blocks that run tiles of a packet. A single one counts nothing: it knows that it was the last.
+  /// Whether the blocks of a packet count. A single one need not for itself: it knows that it was the last.
+  COHORT_DEVICE static bool counts(const announced& packet, std::uint32_t workers) {
+    return blocks_of(packet.tiles, workers) > 1 || packet.followed != 0;
+  }
+
+  /// Blocks that run tiles of a packet.
   COHORT_DEVICE static std::uint32_t blocks_of(std::uint32_t tiles, std::uint32_t workers) {
     return tiles < workers ? tiles : workers;
   }
@@ -424,7 +442,7 @@ private:
       if (grid_.thread() == 0) listen();
       grid_.sync();
       if (present().tiles == 0) return;
-      run_tiles();
+      if (!run_tiles()) return;
       if (grid_.thread() == 0) count(present().ticket);
     }
   }
@@ -482,22 +500,25 @@ private:
   }
 
   /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
-  /// counter. Ends with a barrier, after which every thread's work is done.
-  COHORT_DEVICE_ONE_FUNCTION void run_tiles() {
+  /// counter. Ends with a barrier, after which every thread's work is done. False: what some of them
+  /// come after does not become complete, and the host knows.
+  COHORT_DEVICE_ONE_FUNCTION bool run_tiles() {
     // By a thread that has least to do with the first batch, whose barrier shows it to all.
     if (grid_.thread() + 1 == grid_.threads()) {
       const announced packet = present();
       const std::uint32_t workers = shared_.participants - 1;
       shared_.own_tiles = (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
-      if (blocks_of(packet.tiles, workers) > 1) {
-        shared_.target = p_.device->slots[packet.ticket % ring_slots].target;
-      }
+      if (counts(packet, workers)) shared_.target = p_.device->slots[packet.ticket % ring_slots].target;
     }
 
     // One register is kept through the ops, which want the others.
     std::uint32_t done = 0;
     do {
-      if (done % record_batch == 0) begin_batch(done);
+      if (done % record_batch == 0) {
+        const bool waits = present().waits != 0;
+        begin_batch(done);
+        if (waits && !await_others(done)) return false;
+      }
       const std::uint16_t op = read_as<record_header>(shared_.records[done % record_batch]).op;
       std::uint32_t end = done + 1;
 #if defined(__CUDACC__)
@@ -512,6 +533,47 @@ private:
       grid_.sync();
       done = end;
     } while (done < shared_.own_tiles);
+    return true;
+  }
+
+  /// Waits until the packets are complete that the records of this batch come after; every thread sees what they wrote
+  /// then. Everyone runs packets in the order of their tickets, so none of them waits for this one. False: it takes too
+  /// long.
+  COHORT_DEVICE bool await_others(std::uint32_t done) {
+    const std::uint32_t ticket = present().ticket;
+    const device_slot& slot = p_.device->slots[ticket % ring_slots];
+    std::uint32_t after = 0;
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+    for (std::uint32_t i = 0; i < record_batch && done + i < shared_.own_tiles; ++i) {
+      after |= read_as<record_header>(shared_.records[i]).after;
+    }
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+    for (std::uint32_t i = grid_.thread(); i + 1 < ring_slots; i += grid_.threads()) {
+      if ((after >> i & 1) == 0) continue;
+      const std::uint32_t other = (ticket - 1 - i) % ring_slots;
+      if (!await(&p_.device->counters[other].value, slot.targets_before[other])) {
+        report(ring_fault::late_packet, ticket);
+        grid_.store_shared(&shared_.failed, 1);
+      }
+    }
+    grid_.sync();
+    return grid_.load_shared(&shared_.failed) == 0;
+  }
+
+  COHORT_DEVICE bool await(std::uint32_t* counter, std::uint32_t target) {
+    std::uint64_t since = 0;
+    for (std::uint32_t looks = 0; ticket_distance(grid_.load_acquire_device(counter), target) < 0; ++looks) {
+      grid_.relax();
+      if (looks % 256 != 0) continue;  // as in `listen`
+      const std::uint64_t now = grid_.now();
+      if (looks == 0) since = now;
+      if (now - since > p_.limit) return false;
+    }
+    return true;
   }
 
   /// Prepares up to `record_batch` of this block's tiles, of which `done` are done. Ends with a barrier.
@@ -605,7 +667,7 @@ private:
   /// Thread 0, after the barrier that ends the block's tiles. Release: what this block wrote is visible to the block
   /// that counts last; acquire: that block has seen what all others wrote before it tells the host.
   COHORT_DEVICE void count(std::uint32_t ticket) {
-    if (blocks_of(present().tiles, shared_.participants - 1) > 1) {
+    if (counts(present(), shared_.participants - 1)) {
       const std::uint32_t target = shared_.target;
       const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);
       if (before + 1 != target) return;

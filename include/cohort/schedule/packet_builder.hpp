@@ -57,6 +57,7 @@ public:
     end_ = sizeof(packet_header);
     tiles_ = 0;
     records_ = 0;
+    after_ = 0;
     first_stride_ = 0;
     uniform_ = true;
   }
@@ -135,11 +136,24 @@ public:
   std::uint32_t records() const noexcept { return records_; }
   std::uint32_t tiles() const noexcept { return tiles_; }
 
+  /// The newest record must come after these packets, as `record_header::after` counts them, too.
+  void come_after(std::uint32_t packets) noexcept {
+    assert(records_ > 0);
+    const std::uint32_t at = index_[records_ - 1].offset;
+    record_header header;
+    std::memcpy(&header, data_ + at, sizeof header);
+    header.after |= packets;
+    write(at, header);
+    after_ |= packets;
+  }
+
   /// Writes header and index and returns the packet. Precondition: at least one record was closed, none is open.
-  std::span<const std::byte> finish() noexcept {
+  std::span<const std::byte> finish(std::uint32_t flags = 0) noexcept {
     assert(records_ > 0);
     packet_header header{
         .sequence = sequence_, .bytes = end_, .tiles = tiles_, .records = static_cast<std::uint16_t>(records_)};
+    header.after = after_;
+    header.flags = flags;
     if (uniform_) {
       header.uniform_tiles = static_cast<std::uint16_t>(first_tiles_);
       header.uniform_stride = first_stride_;
@@ -190,6 +204,7 @@ private:
   std::uint32_t tail_ = 0;  // of the open one
   std::uint32_t tiles_ = 0;
   std::uint32_t records_ = 0;
+  std::uint32_t after_ = 0;  // over all records
   std::uint32_t members_ = 0;
   std::uint32_t stride_ = 0;
   std::uint32_t first_stride_ = 0;
