@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cohort/backend/automatic.hpp>
+#include <cohort/chain.hpp>
 #include <cohort/error.hpp>
 #include <cohort/executor.hpp>
 #include <cohort/memory.hpp>

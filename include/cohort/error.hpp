@@ -38,6 +38,7 @@ enum class errc {
   tenant_removed,        ///< the tenant was removed, or never existed
   evicted,               ///< its op type or its tenant is a straggler, and the straggler hook chose to refuse it
   timed_out,             ///< the time limit of the request was over before the op had completed
+  chain_in_use,          ///< the chain was submitted before, and has not completed
 };
 
 namespace detail {
@@ -71,6 +72,7 @@ public:
       case errc::tenant_removed: return "the tenant was removed";
       case errc::evicted: return "the op type or the tenant was evicted as a straggler";
       case errc::timed_out: return "the time limit of the request was over";
+      case errc::chain_in_use: return "the chain is on its way already";
     }
     return "unknown cohort error";
   }

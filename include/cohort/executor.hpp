@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cohort/backend/backend.hpp>
+#include <cohort/chain.hpp>
 #include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/async_submission.hpp>
@@ -10,6 +11,7 @@
 #include <cohort/detail/cpu.hpp>
 #include <cohort/detail/delivery.hpp>
 #include <cohort/detail/engine.hpp>
+#include <cohort/detail/request.hpp>
 #include <cohort/detail/start.hpp>
 #include <cohort/detail/submit_awaiter.hpp>
 #include <cohort/error.hpp>
@@ -133,13 +135,21 @@ public:
   /// target.
   template <class Op>
   [[nodiscard]] auto submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = no_limits) {
-    return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::throws>(engine_, op, tenant, limits);
+    return awaiter<detail::on_error::throws>(detail::op_request<Ops, Op>(op), tenant, limits);
+  }
+
+  /// The same for a chain: suspends until its last op has completed. The chain is not copied.
+  [[nodiscard]] auto submit(chain<Ops>& all, tenant_id tenant = 0, const request_limits& limits = no_limits) {
+    return awaiter<detail::on_error::throws>(detail::chain_request<Ops>(all), tenant, limits);
   }
 
   /// As `submit`, but `co_await` returns the `error_code`.
   template <class Op>
   [[nodiscard]] auto try_submit(const Op& op, tenant_id tenant = 0, const request_limits& limits = no_limits) {
-    return detail::submit_awaiter<Ops, Op, engine_type, detail::on_error::returns>(engine_, op, tenant, limits);
+    return awaiter<detail::on_error::returns>(detail::op_request<Ops, Op>(op), tenant, limits);
+  }
+  [[nodiscard]] auto try_submit(chain<Ops>& all, tenant_id tenant = 0, const request_limits& limits = no_limits) {
+    return awaiter<detail::on_error::returns>(detail::chain_request<Ops>(all), tenant, limits);
   }
 
   /// The same as an Asio asynchronous operation.
@@ -150,8 +160,14 @@ public:
   template <class Op, class CompletionToken>
   auto async_submit(const Op& op, CompletionToken&& token, tenant_id tenant = 0,
                     const request_limits& limits = no_limits) {
-    return boost::asio::async_initiate<CompletionToken, void(error_code)>(initiate_submission(*this), token, op, tenant,
-                                                                          limits);
+    return boost::asio::async_initiate<CompletionToken, void(error_code)>(
+        initiate_submission(*this), token, detail::op_request<Ops, Op>(op), tenant, limits);
+  }
+  template <class CompletionToken>
+  auto async_submit(chain<Ops>& all, CompletionToken&& token, tenant_id tenant = 0,
+                    const request_limits& limits = no_limits) {
+    return boost::asio::async_initiate<CompletionToken, void(error_code)>(
+        initiate_submission(*this), token, detail::chain_request<Ops>(all), tenant, limits);
   }
 
   // -- tenants: all of these from any thread, at any time
@@ -290,15 +306,20 @@ private:
     explicit initiate_submission(executor& self) noexcept : self_(&self) {}
     const executor_type& get_executor() const noexcept { return self_->asio_executor_; }
 
-    template <class Handler, class Op>
-    void operator()(Handler&& handler, const Op& op, tenant_id tenant, const request_limits& limits) const {
-      detail::async_submission<Ops, Op, engine_type, AsioExecutor, std::decay_t<Handler>>::start(
-          self_->engine_, self_->asio_executor_, op, tenant, limits, std::forward<Handler>(handler));
+    template <class Handler, class Request>
+    void operator()(Handler&& handler, const Request& request, tenant_id tenant, const request_limits& limits) const {
+      detail::async_submission<Request, engine_type, AsioExecutor, std::decay_t<Handler>>::start(
+          self_->engine_, self_->asio_executor_, request, tenant, limits, std::forward<Handler>(handler));
     }
 
   private:
     executor* self_;
   };
+
+  template <detail::on_error Style, class Request>
+  auto awaiter(const Request& request, tenant_id tenant, const request_limits& limits) noexcept {
+    return detail::submit_awaiter<Request, engine_type, Style>(engine_, request, tenant, limits);
+  }
 
   /// \throws std::invalid_argument
   static void check(const tenant_options& options) {

@@ -33,22 +33,22 @@ public:
   tenant_statistics statistics() const { return executor_->statistics_of(id_); }
   void remove() const { executor_->remove_tenant(id_); }
 
-  /// As `executor::submit`.
-  template <class Op>
-  [[nodiscard]] auto submit(const Op& op) const {
-    return executor_->submit(op, id_, limits_);
+  /// As `executor::submit`, of an op or a chain.
+  template <class Work>
+  [[nodiscard]] auto submit(Work&& work) const {
+    return executor_->submit(std::forward<Work>(work), id_, limits_);
   }
 
   /// As `executor::try_submit`.
-  template <class Op>
-  [[nodiscard]] auto try_submit(const Op& op) const {
-    return executor_->try_submit(op, id_, limits_);
+  template <class Work>
+  [[nodiscard]] auto try_submit(Work&& work) const {
+    return executor_->try_submit(std::forward<Work>(work), id_, limits_);
   }
 
   /// As `executor::async_submit`.
-  template <class Op, class CompletionToken>
-  auto async_submit(const Op& op, CompletionToken&& token) const {
-    return executor_->async_submit(op, std::forward<CompletionToken>(token), id_, limits_);
+  template <class Work, class CompletionToken>
+  auto async_submit(Work&& work, CompletionToken&& token) const {
+    return executor_->async_submit(std::forward<Work>(work), std::forward<CompletionToken>(token), id_, limits_);
   }
 
 private:

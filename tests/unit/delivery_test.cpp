@@ -46,8 +46,8 @@ struct told final : detail::waiter {
 };
 
 template <class... More>
-submission* chain(told& first, More&... more) {
-  if constexpr (sizeof...(more) > 0) first.next = chain(more...);
+submission* linked(told& first, More&... more) {
+  if constexpr (sizeof...(more) > 0) first.next = linked(more...);
   return &first;
 }
 
@@ -76,7 +76,7 @@ TEST_CASE("nobody waits while a handler is on its way") {
   boost::asio::io_context io;
   const auto meeting = std::make_shared<meeting_point>();
   told one;
-  std::optional<io_delivery> on_its_way(std::in_place, io.get_executor(), chain(one), meeting);
+  std::optional<io_delivery> on_its_way(std::in_place, io.get_executor(), linked(one), meeting);
   std::atomic<bool> done{false};
   // Would be handed the list at once if it waited.
   std::thread waiting([&] {
@@ -124,7 +124,7 @@ TEST_CASE("whoever stands behind one whose handler throws is told by another han
     told b(true);
     told c;
     boost::asio::post(
-        io, io_delivery(io.get_executor(), chain(a, b, c), meets ? std::make_shared<meeting_point>() : nullptr));
+        io, io_delivery(io.get_executor(), linked(a, b, c), meets ? std::make_shared<meeting_point>() : nullptr));
     CHECK_THROWS_AS(io.run(), std::runtime_error);
     CHECK(c.count == 0);
     io.run();
@@ -140,7 +140,7 @@ TEST_CASE("a handler that never runs frees its waiters untold") {
   told b;
   {
     boost::asio::io_context io;
-    boost::asio::post(io, io_delivery(io.get_executor(), chain(a, b), std::make_shared<meeting_point>()));
+    boost::asio::post(io, io_delivery(io.get_executor(), linked(a, b), std::make_shared<meeting_point>()));
   }
   CHECK(a.count + b.count == 0);
   CHECK(a.abandoned == 1);

@@ -4,7 +4,7 @@
 
 #include <cohort/clock.hpp>
 #include <cohort/config.hpp>
-#include <cohort/detail/submit_awaiter.hpp>
+#include <cohort/detail/request.hpp>
 #include <cohort/detail/waiter.hpp>
 #include <cohort/error.hpp>
 
@@ -21,7 +21,7 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-template <class Ops, class Op, class Engine, class AsioExecutor, class Handler>
+template <class Request, class Engine, class AsioExecutor, class Handler>
 class async_submission final : private waiter {
   using handler_executor = boost::asio::associated_executor_t<Handler, AsioExecutor>;
   using handler_allocator = boost::asio::associated_allocator_t<Handler>;
@@ -30,23 +30,24 @@ class async_submission final : private waiter {
 
 public:
   /// Starts the operation. The handler is called once, never from inside this function.
-  static void start(Engine& engine, const AsioExecutor& executor, const Op& op, tenant_id tenant,
+  static void start(Engine& engine, const AsioExecutor& executor, const Request& request, tenant_id tenant,
                     const request_limits& limits, Handler handler) {
     allocator alloc(boost::asio::get_associated_allocator(handler));
     block owned{alloc, traits::allocate(alloc, 1)};
-    traits::construct(alloc, owned.memory, engine, executor, op, tenant, limits, std::move(handler));
+    traits::construct(alloc, owned.memory, engine, executor, request, tenant, limits, std::move(handler));
     std::exchange(owned.memory, nullptr)->submit();
   }
 
-  async_submission(Engine& engine, const AsioExecutor& executor, const Op& op, tenant_id tenant,
+  async_submission(Engine& engine, const AsioExecutor& executor, const Request& request, tenant_id tenant,
                    const request_limits& limits, Handler&& handler)
       : waiter(&async_submission::deliver, &async_submission::discard),
         engine_(engine),
-        op_(op),
+        request_(request),
         handler_(std::move(handler)),
         own_work_(executor),
         handler_work_(boost::asio::get_associated_executor(handler_, executor)) {
-    describe<Ops>(*this, op_, tenant, limits);
+    request_.describe(*this);
+    set_limits(*this, tenant, limits);
   }
 
 private:
@@ -84,6 +85,7 @@ private:
       if (slot.is_connected()) slot.clear();
       Handler handler(std::move(finished_->handler_));
       const error_code result = finished_->result;
+      finished_->request_.end();
       const auto own_work = std::move(finished_->own_work_);
       const auto handler_work = std::move(finished_->handler_work_);
       finished_.reset();  // its memory is free before the handler runs, as Asio promises to allocators
@@ -96,13 +98,14 @@ private:
   };
 
   void submit() {
-    result = check(op_);
+    result = request_.begin(*this);
+    if (result.failed() || request_.is_empty()) return boost::asio::post(executor(), completion(this));
     auto slot = boost::asio::get_associated_cancellation_slot(handler_);
-    if (!result.failed() && slot.is_connected()) {
+    if (slot.is_connected()) {
       cancellable = true;
       slot.assign([this](boost::asio::cancellation_type) { engine_.cancel(*this); });
     }
-    if (result.failed() || !engine_.submit(*this)) boost::asio::post(executor(), completion(this));
+    if (!engine_.submit(*this)) boost::asio::post(executor(), completion(this));
   }
 
   static void deliver(waiter& self) {
@@ -115,7 +118,7 @@ private:
   handler_executor executor() const noexcept { return handler_work_.get_executor(); }
 
   Engine& engine_;
-  Op op_;
+  Request request_;
   Handler handler_;
   boost::asio::executor_work_guard<AsioExecutor> own_work_;
   boost::asio::executor_work_guard<handler_executor> handler_work_;

@@ -1,14 +1,14 @@
-// What `co_await executor.submit(op)` suspends on. The node of the submission is this object, and it lives in the frame
-// of the coroutine that awaits: nothing is allocated.
+// What `co_await executor.submit(...)` suspends on. The node of the submission is this object, and it lives in the
+// frame of the coroutine that awaits: nothing is allocated.
 #pragma once
 
 #include <cohort/clock.hpp>
 #include <cohort/config.hpp>
 #include <cohort/detail/engine.hpp>
 #include <cohort/detail/promise.hpp>
+#include <cohort/detail/request.hpp>
 #include <cohort/detail/waiter.hpp>
 #include <cohort/error.hpp>
-#include <cohort/op.hpp>
 
 #include <boost/throw_exception.hpp>
 
@@ -19,39 +19,23 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-/// Fills the part of a submission that comes from the op and from whoever submits it.
-template <class Ops, class Op>
-void describe(submission& one, const Op& op, tenant_id tenant, const request_limits& limits) {
-  static_assert(Ops::template contains<Op>, "this op is not in the executor's op_set: add it to the list");
-  one.op = &op;
-  one.op_bytes = sizeof(Op);
-  one.op_index = Ops::template index_of<Op>;
-  one.tenant = tenant;
-  one.deadline = limits.deadline;
-  one.expires = limits.expires;
-  one.cost = cost(op);
-  if constexpr (fusable_op<Op>) {
-    one.key = op.key();
-    one.rows = op.rows();
-  }
-}
-
 /// How the result reaches the coroutine.
 enum class on_error : bool { throws, returns };
 
-template <class Ops, class Op, class Engine, on_error Style>
+template <class Request, class Engine, on_error Style>
 class [[nodiscard]] submit_awaiter final : private waiter {
 public:
-  submit_awaiter(Engine& engine, const Op& op, tenant_id tenant, const request_limits& limits) noexcept
-      : waiter(&submit_awaiter::continue_coroutine), engine_(engine), op_(op) {
-    describe<Ops>(*this, op_, tenant, limits);
+  submit_awaiter(Engine& engine, const Request& request, tenant_id tenant, const request_limits& limits) noexcept
+      : waiter(&submit_awaiter::continue_coroutine), engine_(engine), request_(request) {
+    request_.describe(*this);
+    set_limits(*this, tenant, limits);
   }
 
   bool await_ready() noexcept {
     // Nothing is copied when all is well: a result that was just written in parts is slow to read as a whole.
-    const error_code wrong = check(op_);
+    const error_code wrong = request_.begin(*this);
     if (wrong.failed()) result = wrong;
-    return wrong.failed();
+    return wrong.failed() || request_.is_empty();
   }
 
   template <class Promise>
@@ -76,10 +60,11 @@ public:
 
   auto await_resume() {
     on_stop_.reset();  // waits for a callback that is running on another thread
+    request_.end();
     if constexpr (Style == on_error::returns) {
       return result;
     } else {
-      if (result.failed()) boost::throw_exception(system_error(result, Op::name));
+      if (result.failed()) boost::throw_exception(system_error(result, Request::name()));
     }
   }
 
@@ -93,7 +78,7 @@ private:
 
   std::coroutine_handle<> coroutine_;
   Engine& engine_;
-  Op op_;
+  Request request_;
   std::optional<std::stop_callback<withdraw>> on_stop_;
 };
 

@@ -111,7 +111,8 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
 
-  /// Predicted device time that ends a packet with a tile for every fourth worker; 0: a sixty-fourth of the least
+  /// Predicted device time that ends a packet with a tile for every fourth worker, one with links of
+  /// chains with a tile for every worker; 0: a sixty-fourth of the least
   /// slack, but at least `rates.busy_target`, because smaller packets cost more than they hold. A packet runs to its
   /// end, so it is what the urgent wait for: a request has ten ops or so, and each meets three packets that are ahead
   /// and one that is its own. The slack is that of the most urgent, remembered for some 256 decisions: a packet that

@@ -6,6 +6,8 @@
 //                            |                  \--cancel, expire--> done; an orphan stays in the packet
 //                            |  \--next: nothing to do, or too large--> done (take_settled)
 //                            \--cancel, expire, abort_pending--> done
+//
+// What follows in a chain comes in when the one before it is committed: created --next--> held --next--> pending.
 #pragma once
 
 #include <cohort/backend/backend.hpp>
@@ -123,15 +125,13 @@ public:
   /// `errc::evicted`, `errc::tenant_queue_full`, `errc::timed_out`; of a tenant that drops late work also
   /// `errc::deadline_passed` and `errc::deadline_unreachable`. A scheduler with nothing inside admits everything whose
   /// deadline lies ahead, so that a wrong prediction corrects itself.
-  void submit(submission& one, time_point now) {
-    assert(one.state == submission_state::created);
-    assert(one.op_index < ops_.size() && (one.op_bytes + 15) / 16 * 16 == ops_[one.op_index].stride);
-    one.id = statistics_.submitted + 1;
-    one.arrived = now;
-    one.sequence = 0;
-    one.droppable = one.wanted = one.overdue = one.expiring = false;
-    one.bucket = nullptr;
-    one.previous = one.older = one.newer = nullptr;
+  ///
+  /// The last of a chain stands for the chain: its first is submitted, and whatever ends one of them early ends all
+  /// with the same error. Each counts as a submission when its turn comes, and all meet one deadline.
+  void submit(submission& whole, time_point now) {
+    assert(whole.state == submission_state::created);
+    submission& one = whole.in_chain() ? first_of(whole) : whole;
+    begin(one, now);
     detail::tenant_state* const known = tenants_.find(one.tenant);
     if (known == nullptr) [[unlikely]] {
       return refuse(one, errc::tenant_removed);
@@ -152,11 +152,7 @@ public:
     const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
     one.wanted = tenant.wants || deadline < usual;
-    const estimate& expected = estimate_of(one);
-    one.weight = expected.weight;
-    one.charged_ns = expected.charged_ns;
-    one.work_ns = expected.work_ns;
-    one.latest_start = deadline - expected.at_best_ns;
+    assess(one, deadline);
     const std::int64_t begins = moment_of(now).begins;
     if (tenant.when_late == late_work::drop) {
       if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
@@ -175,7 +171,7 @@ public:
     if (leaves) expiry_.reserve_one();
     detail::bucket* const home = wait ? nullptr : &queue_.home_of(one);  // nothing below allocates
     const double paid = tenants_.charge(tenant, one.charged_ns, static_cast<double>(at));
-    one.turn.due = std::max(deadline, static_cast<std::int64_t>(paid));
+    one.turn.due = std::max(share_of_time(one, at, deadline), static_cast<std::int64_t>(paid));
     if (deadline == usual) {  // predictions change, and must not make a tenant's submissions overtake each other
       one.turn.due = std::max(one.turn.due, tenant.last_due);
       tenant.last_due = one.turn.due;
@@ -190,12 +186,9 @@ public:
       queue_.add(one, *home);
       ++tenant.pending;
     }
-    if (leaves) expire_later(one);
-    share_.pending(one.weight);
     one.state = submission_state::pending;
-    ++statistics_.submitted;
-    ++tenant.counters.submitted;
-    if (observer_ != nullptr) observer_->arrived(one, now);
+    if (leaves) expire_later(one);
+    count_in(one, now);
   }
 
   /// Ends a submission with `errc::cancelled`; the caller tells its waiter. What is pending leaves the queue. What is
@@ -203,12 +196,10 @@ public:
   /// descriptor is not needed, but what it points to is until the packet is complete (see `given_up`). False, and
   /// nothing changes, when it is not inside, or when there is no memory for an orphan: it completes as usual then.
   bool cancel(submission& one, time_point now) noexcept {
+    if (one.in_chain()) return end_chain(one, errc::cancelled, now);
     if (one.state == submission_state::committed) return give_up(one, errc::cancelled);
     if (one.state != submission_state::pending) return false;
-    withdraw(one, errc::cancelled);
-    ++one.account->counters.cancelled;
-    ++statistics_.cancelled;
-    if (observer_ != nullptr) observer_->ended(one, ending::cancelled, now);
+    end_pending(one, errc::cancelled, now);
     return true;
   }
 
@@ -244,6 +235,7 @@ public:
     ask_again_.reset();
     expire(now);
     let_in();
+    if (held_count_ > 0) let_held_in();
     while (queue_.size() > 0) {
       const queue_view view = look(now + lead);
       const decision verdict = policy_.decide(view, now);
@@ -256,6 +248,7 @@ public:
            static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.ahead()), growth, now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
+      if (held_count_ > 0) let_held_in();  // who had nothing to do may have been followed
     }
     return {};
   }
@@ -301,9 +294,9 @@ public:
         ++left;
         if (!one->orphan) {
           ++completed;
-          if (now > one->deadline) ++late;
+          if (now > one->deadline && one->followers == 0) ++late;
           if (one->expiring) unexpire(*one);
-          finish(*one, result);
+          finish(*one, one->in_chain() && one->result.failed() ? one->result : result);
         }
         one = one->next;
       } while (one != nullptr && one->account == &tenant);
@@ -334,6 +327,7 @@ public:
                                          .service_scale = share});
     }
     if (found->orphans > 0) members = without_orphans(members, found->orphans);
+    if ((found->flags & packet_is_followed) != 0) members = ends_of_chains(members, now);
     const bool gave_up = found->orphans > 0;
     spare_flights_.push_back(std::move(*place));
     if (*place != flights_.back()) *place = std::move(flights_.back());
@@ -350,7 +344,10 @@ public:
     const time_point last_completion = last_completion_;
     submission* const members = complete(sequence, result, now);
     last_completion_ = last_completion;  // it never ran: the packets in flight did not wait for it
-    if (flights_.size() < before && sequence == sequence_) sequence_ = sequence_before_;
+    if (flights_.size() < before && sequence == sequence_) {
+      sequence_ = sequence_before_;
+      --packets_;
+    }
     return members;
   }
 
@@ -365,11 +362,12 @@ public:
     detail::submission_chain all;
     const auto abort = [&](submission& one) {
       withdraw(one, result);
-      all.push_back(one);
+      if (submission* const told = who_is_told(one)) all.push_back(*told);
       ++statistics_.aborted;
       if (observer_ != nullptr) observer_->ended(one, ending::aborted, now);
     };
     while (submission* const one = queue_.oldest()) abort(*one);
+    while (submission* const one = held_.front()) abort(*one);
     for (tenant_id id = 0; aside_ > 0; ++id) {
       while (submission* const one = tenants_[id].aside.front()) abort(*one);
     }
@@ -391,8 +389,8 @@ public:
   /// Tells the policy that nothing more will be submitted (or takes it back). Call `next` after it.
   void drain_mode(bool draining) noexcept { draining_ = draining; }
 
-  /// With those that wait before the queue.
-  std::size_t pending() const noexcept { return queue_.size() + aside_; }
+  /// With those that wait before the queue. Of a chain at most one.
+  std::size_t pending() const noexcept { return queue_.size() + aside_ + held_count_; }
   std::size_t packets_in_flight() const noexcept { return flights_.size(); }
   std::size_t submissions_in_flight() const noexcept { return submissions_in_flight_; }
 
@@ -468,6 +466,9 @@ private:
     std::uint32_t fused = 0;
     std::uint32_t part_count = 0;
     std::uint32_t orphans = 0;
+    std::uint32_t flags = 0;     // as in its header
+    bool chained = false;        // it holds links of chains
+    std::uint64_t number = 0;    // among all packets, from 1
     std::uint64_t given_up = 0;  // its number among the packets with orphans
     detail::submission_chain members{};
     time_point oldest = time_point::max();
@@ -518,6 +519,32 @@ private:
                  // Late is what would be late even if the prediction is too long by as much as predictions usually err.
                  .at_best_ns = static_cast<std::int64_t>(model_.at_best(work))};
     return estimate_;
+  }
+
+  /// What the scheduler keeps of a submission, as of one that has just come.
+  void begin(submission& one, time_point now) noexcept {
+    assert(one.op_index < ops_.size() && (one.op_bytes + 15) / 16 * 16 == ops_[one.op_index].stride);
+    one.id = statistics_.submitted + 1;
+    one.arrived = now;
+    one.sequence = one.after = 0;
+    one.droppable = one.wanted = one.overdue = one.expiring = false;
+    one.bucket = nullptr;
+    one.previous = one.older = one.newer = nullptr;
+  }
+
+  void assess(submission& one, std::int64_t deadline) noexcept {
+    const estimate& expected = estimate_of(one);
+    one.weight = expected.weight;
+    one.charged_ns = expected.charged_ns;
+    one.work_ns = expected.work_ns;
+    one.latest_start = deadline - expected.at_best_ns;
+  }
+
+  void count_in(submission& one, time_point now) noexcept {
+    share_.pending(one.weight);
+    ++statistics_.submitted;
+    ++one.account->counters.submitted;
+    if (observer_ != nullptr) observer_->arrived(one, now);
   }
 
   /// What holds for all that are submitted at one time, between packets: a burst mostly is.
@@ -586,6 +613,7 @@ private:
     // Member by member: nvcc re-emits a list of some by position.
     static_cast<flight_counts&>(packet) = flight_counts();
     packet.sequence = detail::next_sequence(sequence_);
+    packet.number = packets_ + 1;
     packet.committed = now;
     packet.work_ns = model_.overhead();
     packet.workers_per_weight = share_.rate(shape_.workers, growth);
@@ -604,8 +632,10 @@ private:
         last = place(*turn, packet, budget - packet.count, begins, now);
         if (last == outcome::placed) served = turn;
       }
-      // A packet that leaves most workers idle gains by more company whatever its length.
-      const bool filled = packet.work_ns >= max_work_ns && 4 * builder_.tiles() >= shape_.workers;
+      // A packet that leaves most workers idle gains by more company whatever its length; one with links of chains as
+      // long as it leaves any, because what follows waits for its slowest tile and not for the sum of them.
+      const bool filled =
+          packet.work_ns >= max_work_ns && (packet.chained ? 1 : 4) * builder_.tiles() >= shape_.workers;
       const bool enough = packet.count == budget || filled;
       if (last != outcome::full && !enough) continue;
       // An emptied bucket has left the queue, and may be looked at: its memory is never given back.
@@ -736,9 +766,13 @@ private:
       for (submission* one = taken.release(); one != nullptr;) {
         submission& idle = *std::exchange(one, one->next);
         gone(idle, {});
-        settled_.push_back(idle);
         ++statistics_.settled;
         if (observer_ != nullptr) observer_->ended(idle, ending::settled, now);
+        if (idle.followers > 0) {
+          follow(idle, idle.after, now);
+        } else {
+          settle_told(idle);
+        }
       }
       return outcome::settled;
     }
@@ -799,6 +833,8 @@ private:
       if (tenant.aside.front() != nullptr) look_at(tenant);
       oldest = std::min(oldest, one->arrived);
       first_deadline = std::min(first_deadline, one->deadline);
+      if (one->in_chain()) [[unlikely]]
+        link(packet, *one);
       const std::int64_t own_wait = (now - one->arrived).count();
       waited += own_wait;
       hidden += std::min(own_wait, busy_until_now - one->busy_before);
@@ -855,6 +891,8 @@ private:
     if (tenant.aside.front() != nullptr) look_at(tenant);
     packet.oldest = std::min(packet.oldest, one.arrived);
     packet.first_deadline = std::min(packet.first_deadline, one.deadline);
+    if (one.in_chain()) [[unlikely]]
+      link(packet, one);
     const std::int64_t own_wait = (now - one.arrived).count();
     packet.waited += own_wait;
     packet.waited_hidden += std::min(own_wait, busy_until_now - one.busy_before);
@@ -862,9 +900,10 @@ private:
   }
 
   std::span<const std::byte> commit(flight& packet, const queue_view& before, commit_reason reason, time_point now) {
-    const std::span<const std::byte> bytes = builder_.finish();
+    const std::span<const std::byte> bytes = builder_.finish(packet.flags);
     moment_ = {};
     sequence_before_ = std::exchange(sequence_, packet.sequence);
+    packets_ = packet.number;
     if (flights_.empty()) busy_since_ = now;
     flights_.push_back(std::move(spare_flights_.back()));
     spare_flights_.pop_back();
@@ -902,6 +941,8 @@ private:
                                       .padding = packet.records_ns > 0 ? packet.padding_ns / packet.records_ns : 0},
                         packet.members.first);
     }
+    if ((packet.flags & packet_is_followed) != 0) [[unlikely]]
+      let_follow(packet.members.first, packet.sequence, now);
     return bytes;
   }
 
@@ -932,7 +973,7 @@ private:
 
   void refuse(submission& one, errc why) noexcept {
     finish(one, why);
-    settled_.push_back(one);
+    settle_told(one);
     ++statistics_.submitted;
     ++statistics_.refused;
     if (observer_ != nullptr) {
@@ -947,37 +988,51 @@ private:
     refuse(one, why);
   }
 
+  /// One that has ended is found in `take_settled`, or the last of its chain is, or nobody yet.
+  void settle_told(submission& one) noexcept {
+    if (submission* const told = who_is_told(one)) settled_.push_back(*told);
+  }
+
+  /// Takes a pending one out that was cancelled or has timed out.
+  void end_pending(submission& one, errc why, time_point now) noexcept {
+    withdraw(one, why);
+    const bool late = why == errc::timed_out;
+    ++(late ? one.account->counters.timed_out : one.account->counters.cancelled);
+    ++(late ? statistics_.timed_out : statistics_.cancelled);
+    if (observer_ != nullptr) observer_->ended(one, late ? ending::timed_out : ending::cancelled, now);
+  }
+
   void settle(submission& one, error_code result, time_point now) noexcept {
     withdraw(one, result);
-    settled_.push_back(one);
+    settle_told(one);
     ++statistics_.settled;
     if (observer_ != nullptr) observer_->ended(one, ending::settled, now);
   }
 
   void time_out(submission& one, time_point now) noexcept {
-    if (one.state == submission_state::committed) {
-      unexpire(one);  // whatever comes of it, or it would be asked for again
-      if (give_up(one, errc::timed_out)) settled_.push_back(one);
-      return;
+    if (one.state == submission_state::pending && !one.in_chain()) {
+      end_pending(one, errc::timed_out, now);
+      return settled_.push_back(one);
     }
-    ++one.account->counters.timed_out;
-    withdraw(one, errc::timed_out);
-    settled_.push_back(one);
-    ++statistics_.timed_out;
-    if (observer_ != nullptr) observer_->ended(one, ending::timed_out, now);
+    submission& last = last_of(one);
+    const bool ended = one.in_chain() ? end_chain(last, errc::timed_out, now) : give_up(one, errc::timed_out);
+    if (ended) return settled_.push_back(last);
+    unexpire(one);  // or it would be asked for again
   }
 
   void drop(submission& one, time_point now, bool settle_bucket = true) noexcept {
     ++one.account->counters.dropped;
     withdraw(one, errc::dropped, settle_bucket);
-    settled_.push_back(one);
+    settle_told(one);
     ++statistics_.dropped;
     if (observer_ != nullptr) observer_->ended(one, ending::dropped, now);
   }
 
   /// Ends a pending submission, wherever it waits.
   void withdraw(submission& one, error_code result, bool settle_bucket = true) noexcept {
-    if (one.bucket == nullptr) {
+    if (one.state == submission_state::held) {
+      release_held(one);
+    } else if (one.bucket == nullptr) {
       detail::tenant_state& tenant = *one.account;
       tenant.aside.erase(one);
       --aside_;
@@ -1048,6 +1103,8 @@ private:
     *orphan = one;
     orphan->op = nullptr;
     orphan->orphan = true;
+    orphan->follower = nullptr;
+    orphan->followers = 0;
     finish(*orphan, why);
     if (packet.orphans == 0) {
       // Links back are made when they are needed: it takes no longer than to complete the packet.
@@ -1091,6 +1148,168 @@ private:
     for (const auto& packet : flights_) {
       if (packet->orphans > 0) given_up_.complete = std::min(given_up_.complete, packet->given_up - 1);
     }
+  }
+
+  // -- chains
+  // ----------------------------------------------------------------------------------------------------------
+
+  /// Packets that are formed of others before what follows the newest has its turn: it would wait on the device, and
+  /// whoever shares its packet with it.
+  static constexpr std::int32_t held_for = 4;
+
+  static submission& first_of(submission& last) noexcept {
+    submission& first = *last.follower;
+    first.tenant = last.tenant;
+    first.deadline = last.deadline;
+    first.expires = last.expires;
+    return first;
+  }
+
+  static submission& last_of(submission& one) noexcept {
+    submission* last = &one;
+    while (last->followers > 0) last = last->follower;
+    return *last;
+  }
+
+  /// When it is due, of a chain that is due at `deadline`: each that is left has an equal share of the time until then.
+  static std::int64_t share_of_time(const submission& one, std::int64_t now, std::int64_t deadline) noexcept {
+    return one.followers == 0 ? deadline : now + (deadline - now) / (std::int64_t{one.followers} + 1);
+  }
+
+  /// The newest record of a packet holds one of a chain.
+  [[gnu::noinline]] void link(flight& packet, const submission& one) noexcept {
+    packet.chained = true;
+    if (one.followers > 0) packet.flags |= packet_is_followed;
+    if (one.after == 0) return;
+    const auto before = find_flight(one.after);
+    if (before == flights_.end()) return;
+    builder_.come_after(1u << std::min<std::uint64_t>(packet.number - (*before)->number - 1, 31));
+  }
+
+  /// A packet was committed: takes in what follows its members.
+  [[gnu::noinline]] void let_follow(submission* members, std::uint32_t sequence, time_point now) noexcept {
+    for (submission* one = members; one != nullptr; one = one->next) {
+      if (one->followers > 0) follow(*one, sequence, now);
+    }
+  }
+
+  /// created -> held, of what follows one that is in packet `after` or had nothing to do. It was admitted with its
+  /// chain: nothing refuses it.
+  void follow(submission& before, std::uint32_t after, time_point now) noexcept {
+    submission& one = *before.follower;
+    one.tenant = before.tenant;
+    one.deadline = before.deadline;
+    one.expires = before.expires;
+    begin(one, now);
+    one.after = after;
+    one.account = before.account;
+    one.wanted = before.wanted;
+    const bool limited = one.expires != time_point::max();
+    one.droppable = one.account->when_late == late_work::drop;
+    try {
+      if (limited || one.droppable) expiry_.reserve_one();
+    } catch (const std::bad_alloc&) {
+      finish(one, errc::out_of_memory);
+      return settle_told(one);
+    }
+    const std::int64_t deadline = since_epoch(one.deadline);
+    const std::int64_t at = since_epoch(now);
+    assess(one, deadline);
+    const double paid = tenants_.charge(*one.account, one.charged_ns, static_cast<double>(at));
+    one.turn.due = std::max(share_of_time(one, at, deadline), static_cast<std::int64_t>(paid));
+    if (!one.droppable && moment_of(now).begins > one.latest_start) put_behind(one, now);
+    one.busy_before = moment_of(now).busy;
+    one.state = submission_state::held;
+    held_.push_back(one);
+    ++held_count_;
+    ++one.account->pending;
+    if (limited || one.droppable) expire_later(one);
+    count_in(one, now);
+  }
+
+  /// held -> pending, of those for whom others have gone first, and of the next few when there are no others.
+  [[gnu::noinline]] void let_held_in() {
+    const std::uint32_t next = queue_.size() == 0 ? held_.front()->after : 0;
+    while (submission* const one = held_.front()) {
+      const bool newly = one->after != 0 && static_cast<std::int32_t>(sequence_ - one->after) < held_for;
+      if (newly && one->after != next && find_flight(one->after) != flights_.end()) break;
+      detail::bucket& home = queue_.home_of(*one);
+      release_held(*one);
+      one->state = submission_state::pending;
+      queue_.add(*one, home);
+    }
+  }
+
+  void release_held(submission& one) noexcept {
+    held_.erase(one);
+    --held_count_;
+  }
+
+  /// Who is to be told of a submission that has ended, pending or at the end of its chain: itself; the last of its
+  /// chain, which ends with it; nobody yet when others of the chain are still on the device, which tell when they come
+  /// back.
+  submission* who_is_told(submission& one) noexcept {
+    if (!one.in_chain()) return &one;
+    submission& last = last_of(one);
+    if (&last != &one) finish(last, one.result);
+    for (const submission* each = last.follower; each != &one; each = each->follower) {
+      if (each->state == submission_state::committed) return nullptr;
+    }
+    return &last;
+  }
+
+  /// Ends a chain that is inside, all of it: what is on the device is given up, what waits leaves. False, and it goes
+  /// on, when nothing of it is inside or there is no memory for orphans. The caller tells the last.
+  bool end_chain(submission& last, errc why, time_point now) noexcept {
+    submission* waiting = nullptr;
+    bool inside = false;
+    for (submission* one = last.follower;; one = one->follower) {
+      if (one->state == submission_state::committed) {
+        if (!give_up(*one, why)) return false;
+        inside = true;
+      } else if (one->state == submission_state::held || one->state == submission_state::pending) {
+        waiting = one;
+      }
+      if (one == &last) break;
+    }
+    if (waiting != nullptr) end_pending(*waiting, why, now);
+    if (waiting == nullptr && !inside) return false;
+    finish(last, why);
+    return true;
+  }
+
+  /// A packet is complete: of `members`, links of chains among them, those who are told, or for whom others are.
+  [[gnu::noinline]] submission* ends_of_chains(submission* members, time_point now) noexcept {
+    detail::submission_chain told;
+    while (members != nullptr) {
+      submission& one = *std::exchange(members, members->next);
+      submission* const next = one.followers == 0 ? &one : one_that_follows(one);
+      if (next == &one) {
+        told.push_back(one);
+      } else if (next->state == submission_state::done) {  // the last, which had nothing to do or was ended early
+        if (one.result.failed() && !next->result.failed()) next->result = one.result;
+        told.push_back(*next);
+      } else if (!one.result.failed()) {
+        continue;
+      } else if (next->state == submission_state::committed) {
+        next->result = one.result;
+      } else {
+        withdraw(*next, one.result);
+        ++statistics_.aborted;
+        if (observer_ != nullptr) observer_->ended(*next, ending::aborted, now);
+        if (submission* const last = who_is_told(*next)) told.push_back(*last);
+      }
+    }
+    return told.release();
+  }
+
+  /// The next of its chain that is inside, or the last.
+  static submission* one_that_follows(submission& one) noexcept {
+    submission* next = one.follower;
+    while (next->followers > 0 && (next->state == submission_state::done || next->state == submission_state::created)) {
+      next = next->follower;
+    }
+    return next;
   }
 
   // -- before the queue
@@ -1158,8 +1377,11 @@ private:
   detail::submission_chain settled_;
   std::uint32_t sequence_ = 0;  // of the newest packet
   std::uint32_t sequence_before_ = 0;
+  std::uint64_t packets_ = 0;  // committed, and not refused
   std::size_t submissions_in_flight_ = 0;
   std::size_t aside_ = 0;
+  detail::intrusive_list<submission, &submission::older, &submission::newer> held_;  // in the order of their packets
+  std::size_t held_count_ = 0;
   time_point last_completion_{};
   time_point busy_since_{};
   std::int64_t busy_sum_ = 0;

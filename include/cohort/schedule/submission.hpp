@@ -18,6 +18,7 @@ using tenant_id = std::uint32_t;
 /// Where a submission is. Only the scheduler's owner moves it.
 enum class submission_state : std::uint8_t {
   created,    ///< not handed in yet, or still in the inbox
+  held,       ///< what it follows in its chain has just been committed, and others may go first
   pending,    ///< in a bucket of the scheduler
   committed,  ///< in a packet on the device
   done,       ///< result is set; the waiter may be told
@@ -39,6 +40,9 @@ struct tenant_state;
 }  // namespace detail
 
 /// A node of every list that a submission passes through. `next` serves one list at a time.
+///
+/// A chain is several of them, a ring by `follower`, that run one after the other without returning to the host. The
+/// last is handed in, waited for and told, and stands for all; only its `tenant`, `deadline` and `expires` count.
 ///
 /// Where its parts lie is for two threads, one that submits and one that schedules: what only the scheduler writes
 /// stays in the cache of the latter. That is why these members have no initialisers, and no value before the
@@ -89,8 +93,13 @@ struct submission {
   bool orphan = false;
   tenant_id tenant = 0;
   std::uint32_t rows = 1;
+  std::uint32_t followers = 0;     ///< of its chain, behind it
+  std::uint32_t after;             ///< the scheduler's own: packet that it must come after, 0: none
+  submission* follower = nullptr;  ///< the next of its chain, of the last the first; null: it is alone
   coalescing_key key{};
   op_cost cost{};
+
+  bool in_chain() const noexcept { return follower != nullptr; }
 };
 
 }  // namespace cohort::inline COHORT_ABI
