@@ -27,6 +27,7 @@ int run_slo_on_cpu(const options& chosen) {
   const fleet<float> all(sizes_on_host, tenants, 64, memory);
   cohort_arm<float> late("late_binding", all, make_device());
   cohort_arm<float, cohort::immediate> immediate("immediate", all, make_device());
+  cohort_arm<float> op_by_op("late_binding, op by op", all, make_device(), {}, {}, requests::op_by_op);
   contest_plan plan{
       .timed = false, .search = {.first_rate = 100'000, .doublings = 6, .bisections = 5}, .rounds = 5, .extras = false};
   if (chosen.quick) {
@@ -35,7 +36,7 @@ int run_slo_on_cpu(const options& chosen) {
     plan.trial_seconds = 0.1;
     plan.steady_seconds = 0.3;
   }
-  contest(to, {&late, &immediate}, tenants, plan, [](arm&) { return 0.0; }, 0).run();
+  contest(to, {&late, &immediate, &op_by_op}, tenants, plan, [](arm&) { return 0.0; }, 0).run();
   return to.finish();
 }
 

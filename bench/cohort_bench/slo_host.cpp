@@ -51,6 +51,8 @@ int run_slo_on_host(const options& chosen) {
   contest all_of_it(to, {&ours, &alone}, tenants, plan, [&](arm& one) { return check.error(one); }, check.tolerance);
   cohort_arm<float> packing("no fusing", all, make_device(),
                             {.scheduling = {.coalesce = cohort::coalescing::pack_only}});
+  cohort_arm<float> op_by_op("op by op", all, make_device(), {}, {}, requests::op_by_op);
+  all_of_it.add_variant(op_by_op);
   all_of_it.add_variant(packing);
   all_of_it.run();
   if (!chosen.trace.empty()) {

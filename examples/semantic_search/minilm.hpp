@@ -1,11 +1,12 @@
-// MiniLM as a coroutine: token ids in, sentence embedding out. Each request is independent; what it shares with others
-// is found by the executor.
+// MiniLM as a coroutine: token ids in, sentence embedding out. Each request is a chain of ops, independent of the
+// others; what it shares with them is found by the executor.
 #pragma once
 
 #include "kernels.hpp"
 #include "weights.hpp"
 #include "wordpiece.hpp"
 
+#include <cohort/chain.hpp>
 #include <cohort/executor.hpp>
 #include <cohort/memory.hpp>
 #include <cohort/task.hpp>
@@ -59,19 +60,22 @@ public:
                        between = take(wide);
 
     const ops::embedding_tables<T> tables{words_.view(), positions_.view(), types_.view(), hidden};
-    co_await gpu_.submit(ops::make_embedding<T>(tables, id_memory.span(), sum));
-    co_await gpu_.submit(normalise(embedding_norm_, sum, state, tokens));
     const ops::attention_shape heads{.tokens = tokens, .heads = config_.heads, .head_size = config_.head_size()};
+    cohort::chain<typename Executor::ops> all;
+    all.reserve(3 + 7 * layers_.size());
+    all.then(ops::make_embedding<T>(tables, id_memory.span(), sum));
+    all.then(normalise(embedding_norm_, sum, state, tokens));
     for (const layer& at : layers_) {
-      co_await gpu_.submit(at.qkv.layer()(state, qkv));
-      co_await gpu_.submit(ops::make_packed_attention<T>(qkv, context, heads));
-      co_await gpu_.submit(at.attention_output.layer()(context, sum, state));
-      co_await gpu_.submit(normalise(at.attention_norm, sum, state, tokens));
-      co_await gpu_.submit(at.intermediate.layer()(state, between));
-      co_await gpu_.submit(at.output.layer()(between, sum, state));
-      co_await gpu_.submit(normalise(at.output_norm, sum, state, tokens));
+      all.then(at.qkv.layer()(state, qkv));
+      all.then(ops::make_packed_attention<T>(qkv, context, heads));
+      all.then(at.attention_output.layer()(context, sum, state));
+      all.then(normalise(at.attention_norm, sum, state, tokens));
+      all.then(at.intermediate.layer()(state, between));
+      all.then(at.output.layer()(between, sum, state));
+      all.then(normalise(at.output_norm, sum, state, tokens));
     }
-    co_await gpu_.submit(ops::make_mean_pooling<T, float>(state, result.span(), tokens, hidden));
+    all.then(ops::make_mean_pooling<T, float>(state, result.span(), tokens, hidden));
+    co_await gpu_.submit(all);
     co_return std::vector<float>(result.begin(), result.end());
   }
 

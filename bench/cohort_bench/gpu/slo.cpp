@@ -138,6 +138,8 @@ int run_slo(const options& chosen) {
   cohort_arm<bf16> packing("no fusing", all, make_device(),
                            {.scheduling = {.coalesce = cohort::coalescing::pack_only}});
   cohort_arm<bf16, cohort::immediate> hasty("no waiting", all, make_device());
+  cohort_arm<bf16> op_by_op("op by op", all, make_device(), {}, {}, requests::op_by_op);
+  all_of_it.add_variant(op_by_op);
   all_of_it.add_variant(few);
   all_of_it.add_variant(many);
   all_of_it.add_variant(packing);

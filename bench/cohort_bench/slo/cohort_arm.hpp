@@ -1,9 +1,10 @@
-// Our arm: a coroutine for each request, which awaits op after op.
+// Our arm: a coroutine for each request, which awaits its ops as one chain, or op after op.
 #pragma once
 
 #include "arm.hpp"
 
 #include <cohort/backend/backend.hpp>
+#include <cohort/chain.hpp>
 #include <cohort/error.hpp>
 #include <cohort/executor.hpp>
 #include <cohort/schedule/policy.hpp>
@@ -12,6 +13,7 @@
 
 #include <chrono>
 #include <coroutine>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <string>
@@ -33,6 +35,10 @@ struct detached {
   };
 };
 
+/// How a request is submitted: as a chain that was made ahead, one for each buffer, as peers record their graphs; or so
+/// that every op returns to its coroutine.
+enum class requests : std::uint8_t { as_chains, op_by_op };
+
 /// The executor is in the caller-driven mode and paused while the arm is not on the device.
 template <class T, cohort::policy Policy = cohort::late_binding>
 class cohort_arm final : public arm {
@@ -40,11 +46,13 @@ class cohort_arm final : public arm {
 
 public:
   cohort_arm(std::string name, const fleet<T>& all, std::unique_ptr<cohort::backend> device,
-             cohort::executor_options options = {}, Policy policy = {})
+             cohort::executor_options options = {}, Policy policy = {}, requests how = requests::as_chains)
       : arm(std::move(name)),
         all_(all),
+        how_(how),
         slots_(all.tenants(), all.slots_each()),
         gpu_(io_, std::move(device), by_caller(options), std::move(policy)) {
+    if (how == requests::as_chains) make_chains();
     aim({1e6, 1e6, 1e6});
     leave();
   }
@@ -54,12 +62,13 @@ public:
     if (const cohort::error_code failed = gpu_.pause()) throw cohort::system_error(failed, "pausing the executor");
   }
 
-  /// A tenant's target is for one op: a request's ops share its target evenly.
+  /// A tenant's target is for one submission: where ops are submitted one by one they share the request's evenly.
   void aim(const target_times& targets) override {
     tenants_.clear();
     for (std::uint32_t i = 0; i < all_.tenants(); ++i) {
       const kind what = all_.model_of(i).what();
-      const double each = targets[static_cast<std::size_t>(what)] / static_cast<double>(all_.ops(i).size());
+      const double parts = how_ == requests::as_chains ? 1 : static_cast<double>(all_.ops(i).size());
+      const double each = targets[static_cast<std::size_t>(what)] / parts;
       const auto tenant = gpu_.make_tenant({.name = std::string(name_of(what)) + " " + std::to_string(i),
                                             .latency_target = std::chrono::nanoseconds(static_cast<long long>(each))});
       tenants_.push_back(tenant.id());
@@ -70,7 +79,11 @@ public:
     const std::uint32_t slot = slots_.take(tenant);
     if (slot == slot_pool::none) return false;
     ++inside_;
-    serve(*this, tenant, slot, request);
+    if (how_ == requests::as_chains) {
+      serve_chain(*this, tenant, slot, request);
+    } else {
+      serve(*this, tenant, slot, request);
+    }
     return true;
   }
 
@@ -101,16 +114,40 @@ private:
       }
       if (result.failed()) break;
     }
-    self.log().finished(request, !result.failed());
-    self.slots_.give_back(tenant, slot);
-    --self.inside_;
+    self.finish(tenant, slot, request, result);
+  }
+
+  static detached serve_chain(cohort_arm& self, std::uint32_t tenant, std::uint32_t slot, std::uint32_t request) {
+    const cohort::error_code result = co_await self.gpu_.try_submit(self.chains_[tenant][slot], self.tenants_[tenant]);
+    self.finish(tenant, slot, request, result);
+  }
+
+  void finish(std::uint32_t tenant, std::uint32_t slot, std::uint32_t request, const cohort::error_code& result) {
+    log().finished(request, !result.failed());
+    slots_.give_back(tenant, slot);
+    --inside_;
+  }
+
+  void make_chains() {
+    chains_.resize(all_.tenants());
+    for (std::uint32_t i = 0; i < all_.tenants(); ++i) {
+      for (std::uint32_t j = 0; j < all_.slots_each(); ++j) {
+        cohort::chain<slo_ops<T>>& one = chains_[i].emplace_back();
+        one.reserve(all_.ops(i).size());
+        for (const step<T>& each : all_.ops(i)) {
+          std::visit([&](const auto& op) { one.then(shifted(op, all_.offset(i, j))); }, each);
+        }
+      }
+    }
   }
 
   const fleet<T>& all_;
+  requests how_;
   slot_pool slots_;
   std::size_t inside_ = 0;
   std::vector<cohort::tenant_id> tenants_;
   boost::asio::io_context io_;
+  std::vector<std::vector<cohort::chain<slo_ops<T>>>> chains_;  // by tenant and buffer
   executor gpu_;
 };
 
