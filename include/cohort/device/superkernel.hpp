@@ -500,8 +500,8 @@ private:
   }
 
   /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
-  /// counter. Ends with a barrier, after which every thread's work is done. False: what some of them
-  /// come after does not become complete, and the host knows.
+  /// counter. Ends with a barrier, after which every thread's work is done. False: what some of them come after does
+  /// not become complete, and the host knows.
   COHORT_DEVICE_ONE_FUNCTION bool run_tiles() {
     // By a thread that has least to do with the first batch, whose barrier shows it to all.
     if (grid_.thread() + 1 == grid_.threads()) {

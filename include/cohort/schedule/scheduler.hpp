@@ -1153,8 +1153,8 @@ private:
   // -- chains
   // ----------------------------------------------------------------------------------------------------------
 
-  /// Packets that are formed of others before what follows the newest has its turn: it would wait on the device, and
-  /// whoever shares its packet with it.
+  /// Packets that are formed of others before what follows the newest has its turn: its blocks would wait on the
+  /// device.
   static constexpr std::int32_t held_for = 4;
 
   static submission& first_of(submission& last) noexcept {
