@@ -85,7 +85,7 @@ constexpr ring_fault fault_code(std::uint64_t word) { return static_cast<ring_fa
 
 /// What the relay tells the workers of a ticket, in two words that are read together.
 ///     words[0] = ticket 32 | tiles 32                 tiles 0: the residency ends here, this ticket is not taken
-///     words[1] = ticket 14 | waits 1 | followed 1 | first worker 16 | tiles of each record 16 (0: not uniform) |
+///     words[1] = ticket 14 | waits 1 | counted 1 | first worker 16 | tiles of each record 16 (0: not uniform) |
 ///                record stride / 16  16
 /// The 14 bits only tie the second word to the first: what stood there before is at most some laps older.
 ///
@@ -104,8 +104,8 @@ struct announced {
   std::uint32_t first_worker = 0;
   std::uint32_t uniform_tiles = 0;
   std::uint32_t uniform_stride = 0;
-  std::uint32_t waits = 0;     ///< 1: some of its records come after other packets
-  std::uint32_t followed = 0;  ///< 1: its blocks count, even a single one
+  std::uint32_t waits = 0;    ///< 1: some of its records come after other packets
+  std::uint32_t counted = 0;  ///< 1: its blocks count; 0: there is one, which knows that it was the last
 };
 
 inline constexpr std::uint64_t announcement_tie = 0x3fff;
@@ -117,7 +117,7 @@ constexpr std::uint64_t announcement_head(const announced& a) {
 COHORT_HD
 constexpr std::uint64_t announcement_rest(const announced& a) {
   return (a.ticket & announcement_tie) << 50 | static_cast<std::uint64_t>(a.waits) << 49 |
-         static_cast<std::uint64_t>(a.followed) << 48 | static_cast<std::uint64_t>(a.first_worker) << 32 |
+         static_cast<std::uint64_t>(a.counted) << 48 | static_cast<std::uint64_t>(a.first_worker) << 32 |
          static_cast<std::uint64_t>(a.uniform_tiles) << 16 | a.uniform_stride / 16;
 }
 COHORT_HD

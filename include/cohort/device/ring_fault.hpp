@@ -16,8 +16,8 @@ enum class ring_fault : std::uint8_t {
   no_workers = 2,     ///< fewer than two blocks within the budget of multiprocessors
   torn_packet = 3,    ///< a packet began to arrive and did not become whole
   bad_packet = 4,     ///< a packet's header contradicts itself
-  silent_relay = 5,   ///< a worker heard nothing from the relay, not even that it leaves
-  late_packet = 6,    ///< a packet that another comes after did not become complete in time
+  silent_relay = 5,  ///< a worker heard nothing from the relay, not even that it leaves, or waited in vain for a packet
+                     ///< that another comes after
 };
 
 class superkernel_category final : public boost::system::error_category {
@@ -35,8 +35,7 @@ public:
       case ring_fault::no_workers: return "the superkernel needs at least two blocks within its multiprocessors";
       case ring_fault::torn_packet: return "the superkernel was promised a packet that did not arrive in time";
       case ring_fault::bad_packet: return "the superkernel received a packet with a malformed header";
-      case ring_fault::silent_relay: return "a block of the superkernel heard nothing from its relay in time";
-      case ring_fault::late_packet: return "the superkernel waited in vain for a packet that another comes after";
+      case ring_fault::silent_relay: return "a block of the superkernel found nothing that it may run in time";
     }
     return "unknown fault of the superkernel";
   }

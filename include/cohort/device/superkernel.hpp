@@ -400,8 +400,8 @@ private:
                 .uniform_tiles = uniform_tiles,
                 .uniform_stride = uniform_stride,
                 .waits = after != 0 ? 1u : 0u,
-                .followed = followed};
-      if (counts(packet, workers)) slot.target = shared_.targets[ticket % ring_slots] += blocks_of(tiles, workers);
+                .counted = tiles > 1 || followed != 0 ? 1u : 0u};
+      if (packet.counted != 0) slot.target = shared_.targets[ticket % ring_slots] += tiles < workers ? tiles : workers;
       shared_.first_worker = (shared_.first_worker + tiles % workers) % workers;
     }
     if (bytes > inline_bytes) {
@@ -421,16 +421,6 @@ private:
     grid_.store_release_device_pair(p_.device->announcements[ticket % announcement_slots].words, head, rest);
   }
 
-  /// Whether the blocks of a packet count. A single one need not for itself: it knows that it was the last.
-  COHORT_DEVICE static bool counts(const announced& packet, std::uint32_t workers) {
-    return blocks_of(packet.tiles, workers) > 1 || packet.followed != 0;
-  }
-
-  /// Blocks that run tiles of a packet.
-  COHORT_DEVICE static std::uint32_t blocks_of(std::uint32_t tiles, std::uint32_t workers) {
-    return tiles < workers ? tiles : workers;
-  }
-
   // ---- workers ----
 
   COHORT_DEVICE_ONE_FUNCTION void work() {
@@ -442,7 +432,7 @@ private:
       if (grid_.thread() == 0) listen();
       grid_.sync();
       if (present().tiles == 0) return;
-      if (!run_tiles()) return;
+      run_tiles();
       if (grid_.thread() == 0) count(present().ticket);
     }
   }
@@ -461,7 +451,26 @@ private:
     return packet.tiles == 0 || first_tile(packet, shared_.number, shared_.participants - 1) < packet.tiles;
   }
 
-  /// Thread 0: goes through the announcements until one concerns this block, and puts it into shared memory.
+  /// Thread 0: whether the packets that this one comes after are complete; what they wrote is visible then. Everyone
+  /// runs packets in the order of their tickets, so none of them waits for this one.
+  COHORT_DEVICE bool may_start(const announced& packet) {
+    if (packet.waits == 0) return true;
+    const device_slot& slot = p_.device->slots[packet.ticket % ring_slots];
+    std::uint32_t after = read_as<packet_header>(slot.packet).after;
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+    for (std::uint32_t other = packet.ticket - 1; after != 0; --other, after >>= 1) {
+      if ((after & 1) == 0) continue;
+      const std::uint32_t count = grid_.load_acquire_device(&p_.device->counters[other % ring_slots].value);
+      if (ticket_distance(count, slot.targets_before[other % ring_slots]) < 0) return false;
+    }
+    return true;
+  }
+
+  /// Thread 0: goes through the announcements until one concerns this block, and puts it into shared memory. One that
+  /// may not start yet is as one that is not there yet: what is done about either is the same, and registers that a
+  /// wait of its own would take are missed by the ops.
   COHORT_DEVICE void listen() {
     std::uint32_t ticket = shared_.next_ticket;
     std::uint64_t words[2];
@@ -472,8 +481,9 @@ private:
       const announced packet = read_announcement(words[0], words[1]);
       const std::int32_t ahead = ticket_distance(packet.ticket, ticket);
       const bool here = ahead == 0 && belong_together(words[0], words[1]);
-      if (here && concerns_block(packet)) break;
-      if (here || ahead > 0) {
+      const bool mine = here && concerns_block(packet);
+      if (mine && may_start(packet)) break;
+      if ((here && !mine) || ahead > 0) {
         // Not for this block, or already over: see `announcement`.
         ++ticket;
         looks = 0;
@@ -500,25 +510,20 @@ private:
   }
 
   /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
-  /// counter. Ends with a barrier, after which every thread's work is done. False: what some of them come after does
-  /// not become complete, and the host knows.
-  COHORT_DEVICE_ONE_FUNCTION bool run_tiles() {
+  /// counter. Ends with a barrier, after which every thread's work is done.
+  COHORT_DEVICE_ONE_FUNCTION void run_tiles() {
     // By a thread that has least to do with the first batch, whose barrier shows it to all.
     if (grid_.thread() + 1 == grid_.threads()) {
       const announced packet = present();
       const std::uint32_t workers = shared_.participants - 1;
       shared_.own_tiles = (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
-      if (counts(packet, workers)) shared_.target = p_.device->slots[packet.ticket % ring_slots].target;
+      if (packet.counted != 0) shared_.target = p_.device->slots[packet.ticket % ring_slots].target;
     }
 
     // One register is kept through the ops, which want the others.
     std::uint32_t done = 0;
     do {
-      if (done % record_batch == 0) {
-        const bool waits = present().waits != 0;
-        begin_batch(done);
-        if (waits && !await_others(done)) return false;
-      }
+      if (done % record_batch == 0) begin_batch(done);
       const std::uint16_t op = read_as<record_header>(shared_.records[done % record_batch]).op;
       std::uint32_t end = done + 1;
 #if defined(__CUDACC__)
@@ -533,47 +538,6 @@ private:
       grid_.sync();
       done = end;
     } while (done < shared_.own_tiles);
-    return true;
-  }
-
-  /// Waits until the packets are complete that the records of this batch come after; every thread sees what they wrote
-  /// then. Everyone runs packets in the order of their tickets, so none of them waits for this one. False: it takes too
-  /// long.
-  COHORT_DEVICE bool await_others(std::uint32_t done) {
-    const std::uint32_t ticket = present().ticket;
-    const device_slot& slot = p_.device->slots[ticket % ring_slots];
-    std::uint32_t after = 0;
-#if defined(__CUDACC__)
-#pragma unroll 1
-#endif
-    for (std::uint32_t i = 0; i < record_batch && done + i < shared_.own_tiles; ++i) {
-      after |= read_as<record_header>(shared_.records[i]).after;
-    }
-#if defined(__CUDACC__)
-#pragma unroll 1
-#endif
-    for (std::uint32_t i = grid_.thread(); i + 1 < ring_slots; i += grid_.threads()) {
-      if ((after >> i & 1) == 0) continue;
-      const std::uint32_t other = (ticket - 1 - i) % ring_slots;
-      if (!await(&p_.device->counters[other].value, slot.targets_before[other])) {
-        report(ring_fault::late_packet, ticket);
-        grid_.store_shared(&shared_.failed, 1);
-      }
-    }
-    grid_.sync();
-    return grid_.load_shared(&shared_.failed) == 0;
-  }
-
-  COHORT_DEVICE bool await(std::uint32_t* counter, std::uint32_t target) {
-    std::uint64_t since = 0;
-    for (std::uint32_t looks = 0; ticket_distance(grid_.load_acquire_device(counter), target) < 0; ++looks) {
-      grid_.relax();
-      if (looks % 256 != 0) continue;  // as in `listen`
-      const std::uint64_t now = grid_.now();
-      if (looks == 0) since = now;
-      if (now - since > p_.limit) return false;
-    }
-    return true;
   }
 
   /// Prepares up to `record_batch` of this block's tiles, of which `done` are done. Ends with a barrier.
@@ -667,7 +631,7 @@ private:
   /// Thread 0, after the barrier that ends the block's tiles. Release: what this block wrote is visible to the block
   /// that counts last; acquire: that block has seen what all others wrote before it tells the host.
   COHORT_DEVICE void count(std::uint32_t ticket) {
-    if (counts(present(), shared_.participants - 1)) {
+    if (present().counted != 0) {
       const std::uint32_t target = shared_.target;
       const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);
       if (before + 1 != target) return;

@@ -51,7 +51,7 @@ struct alignas(16) record_header {
   std::uint32_t first_tile = 0;
   std::uint32_t tiles = 0;
   /// Packets that must be complete before a tile of this record starts. Bit i: the one that was committed i + 1 before
-  /// this one; bit 31: all that were committed 32 or more before it.
+  /// this one; bit 31: all that were committed 32 or more before it. A backend may let the whole packet wait.
   std::uint32_t after = 0;
 };
 
