@@ -618,7 +618,7 @@ TEST_SUITE("linear") {
       }
     }
     CHECK(gemm::segments_of<T>(4096, 4096) == 4);
-    CHECK(gemm::segments_of<T>(256, 1152) == (sizeof(T) == 4 ? 4 : 1));
+    CHECK(gemm::segments_of<T>(256, 1152) == 4);
     CHECK(gemm::segments_of<T>(256, 512) == 1);
     CHECK(gemm::segments_of<T>(32000, 4096) == 1);
   }
@@ -634,7 +634,9 @@ TEST_SUITE("linear") {
     CHECK(choice(float{}, 128, 256, 1152, 527) == std::pair(1, 4));
     CHECK(choice(float{}, 128, 256, 1152, 4) == std::pair(4, 1));
     CHECK(choice(float{}, 128, 256, 512, 527).second == 1);
-    CHECK(choice(bf16{}, 128, 256, 1152, 527).second == 1);
+    CHECK(choice(bf16{}, 128, 256, 1152, 527) == std::pair(0, 4));
+    CHECK(choice(bf16{}, 128, 256, 1152, 4) == std::pair(2, 1));
+    CHECK(choice(bf16{}, 128, 256, 512, 527).second == 1);
     CHECK(choice(bf16{}, 1, 16384, 4096, 527).second == 1);
     CHECK(choice(bf16{}, 4096, 4096, 4096, 527) == std::pair(2, 1));
   }

@@ -31,6 +31,7 @@ struct few_rows_tile {
   template <class T>
   using element = float;
   using sums = float[1][1];
+  static constexpr bool total_in_registers = true;
 
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return row * row_bytes + piece * 16; }

@@ -32,6 +32,7 @@ struct ffma_tile {
   template <class T>
   using element = float;
   using sums = float[RowsPerThread][FeaturesPerThread];
+  static constexpr bool total_in_registers = RowsPerThread * FeaturesPerThread <= 16;
 
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return row * row_bytes + piece * 16; }

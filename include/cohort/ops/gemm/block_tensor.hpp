@@ -36,6 +36,7 @@ struct tensor_tile {
   template <class T>
   using element = T;
   using sums = float[fragments][4];
+  static constexpr bool total_in_registers = true;
 
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return swizzled_place(row, piece); }

@@ -26,6 +26,7 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 //   place(row, piece)         where a 16-byte piece of a row lies; rows that are `rows_at_once` apart lie alike
 //   feature_of(row)           which feature of the tile a weight row holds; alike, too
 //   sums                      what one thread holds of the tile, an array of arrays of floats
+//   total_in_registers        whether a thread has registers for as many floats again
 //   arrived()                                       a thread's copies of a slice are there, before the barrier
 //   begin<T>(context, stage, sums)                  before the next copies are issued
 //   end<T>(context, stage, table, sums)             after them: the slice is in the sums
@@ -237,7 +238,7 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
     [[maybe_unused]] std::uint32_t segment_end = corners[tile].segment;
     std::uint32_t next_table = table;
     typename Engine::sums sums = {};
-    [[maybe_unused]] running_total<typename Engine::sums> total;
+    [[maybe_unused]] running_total<typename Engine::sums, Engine::total_in_registers> total;
     COHORT_GEMM_ROLLED
     for (std::uint32_t s = 0; s < slices; ++s) {
       copies.template wait<stages - 2>();

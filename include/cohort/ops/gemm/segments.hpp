@@ -25,12 +25,11 @@ inline constexpr std::uint32_t segment_unit = 64;
 
 /// Whether K is cut at all: by the weights' type and shape.
 ///
-/// To meet in device memory costs about as much as a walk through 384 k-values, and an end of a segment costs a tile on
-/// tensor cores as much as it gains where the device is full: shorter products are left whole. With 16384 features even
-/// a single row makes more tiles than a device runs at a time.
+/// To meet in device memory costs about as much as a walk through 384 k-values: shorter products are left whole. With
+/// 16384 features even a single row makes more tiles than a device runs at a time.
 template <class T>
 COHORT_HD
-constexpr bool is_cut(std::uint32_t n, std::uint32_t k) { return k >= (sizeof(T) == 4 ? 768 : 2048) && n < 16384; }
+constexpr bool is_cut(std::uint32_t n, std::uint32_t k) { return k >= 768 && n < 16384; }
 
 /// k-values of each segment but the last, which may have fewer. A function of the weights' type and shape and nothing
 /// else.
@@ -51,14 +50,24 @@ constexpr std::uint32_t segments_of(std::uint32_t n, std::uint32_t k) {
 /// Bytes of device memory for the sums of one part. Larger tiles are not shared: when they are chosen there are enough.
 inline constexpr std::uint32_t part_bytes = 32 * 64 * sizeof(float);
 
-/// The sum of the segments before the present one, of one thread's sums. In local memory, touched once per segment: the
-/// loop over slices has no registers for it.
-template <class Sums>
+/// The sum of the segments before the present one, of one thread's sums: in registers where the engine leaves some,
+/// else in local memory, which is touched once per segment. That is not cheap: what little L1 the tiles leave does not
+/// hold it, and the pipeline stands still meanwhile.
+template <class Sums, bool InRegisters>
 class running_total {
   static constexpr std::uint32_t turns = std::extent_v<Sums, 0>;
   static constexpr std::uint32_t each = std::extent_v<Sums, 1>;
 
 public:
+  COHORT_HD
+  running_total() {
+#if COHORT_DEVICE_PASS
+    if constexpr (!InRegisters) return;  // the first segment writes it
+#endif
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t i = 0; i < turns * each; ++i) values_[i] = 0.0f;
+  }
+
   /// A segment ends that is not the last; the next one begins from zero.
   COHORT_HD
   void end_segment(Sums& sums, bool first) {
@@ -68,7 +77,7 @@ public:
       COHORT_GEMM_UNROLLED
       for (std::uint32_t j = 0; j < each; ++j) {
         float& total = values_[at + i * each + j];
-        total = first ? sums[i][j] : add(total, sums[i][j]);
+        total = add(InRegisters || !first ? total : 0.0f, sums[i][j]);
         sums[i][j] = 0.0f;
       }
     }
@@ -86,21 +95,17 @@ public:
   }
 
 private:
-  /// Zero, but the compiler does not know: an array in registers has no such index.
+  /// Zero, but for local memory the compiler does not know: an array in registers has no such index.
   COHORT_HD
   static std::uint32_t start() {
     std::uint32_t at = 0;
 #if COHORT_DEVICE_PASS
-    asm volatile("" : "+r"(at));
+    if constexpr (!InRegisters) asm volatile("" : "+r"(at));
 #endif
     return at;
   }
 
-#if COHORT_DEVICE_PASS
   float values_[turns * each];
-#else
-  float values_[turns * each] = {};  // that the first segment writes it is more than host compilers find out
-#endif
 };
 
 /// Puts one thread's sums into the memory of its part.
@@ -137,9 +142,9 @@ void add_parts(const std::byte* first, std::size_t stride, std::uint32_t parts, 
   for (std::uint32_t i = 0; i < turns; ++i) {
     COHORT_GEMM_UNROLLED
     for (std::uint32_t j = 0; j < each; ++j) {
-      float total = read[0][i * each + j];
+      float total = 0.0f;
       COHORT_GEMM_UNROLLED
-      for (std::uint32_t part = 1; part < most_segments; ++part) {
+      for (std::uint32_t part = 0; part < most_segments; ++part) {
         if (part < parts) total = add(total, read[part][i * each + j]);
       }
       sums[i][j] = total;
