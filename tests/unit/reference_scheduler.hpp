@@ -242,6 +242,7 @@ public:
       const cohort::queue_view view{.pending = queue_.size(),
                                     .oldest_arrival = time(all_[queue_.front() - 1].arrived),
                                     .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
+                                    .idle_workers = idle_workers(),
                                     .work_in_flight = std::chrono::nanoseconds{work_left(now)},
                                     .lead = std::chrono::nanoseconds{lead()},
                                     .round_trip = std::chrono::nanoseconds{whole(model_.lead() + model_.overhead())},
@@ -364,6 +365,12 @@ public:
     std::int64_t all = 0;
     for (const packet& one : flights_) all += whole(one.work);
     return all > 0 ? std::clamp<std::int64_t>(device_idle_at_ - now, 0, all + newest_lead_) : 0;
+  }
+
+  std::uint32_t idle_workers() const {
+    std::uint64_t tiles = 0;
+    for (const packet& one : flights_) tiles += one.tiles();
+    return tiles < shape_.workers ? shape_.workers - static_cast<std::uint32_t>(tiles) : 0;
   }
 
   std::int64_t lead() const { return whole(model_.lead()); }

@@ -45,8 +45,9 @@ template <class Policy = cohort::late_binding>
 struct bench : workshop {
   scheduler<Policy> s;
 
-  explicit bench(const scheduler_options& options = {}, const device_rates& speed = rates, Policy policy = {})
-      : s(op_table, machine_shape{}, speed, options, policy) {}
+  explicit bench(const scheduler_options& options = {}, const device_rates& speed = rates, Policy policy = {},
+                 const machine_shape& shape = {})
+      : s(op_table, shape, speed, options, policy) {}
 
   node& submit(std::uint16_t op, std::uint32_t tiles = 1, std::uint64_t key = 0, std::chrono::nanoseconds now = 0ns,
                std::uint64_t flops = 0) {
@@ -155,6 +156,38 @@ TEST_CASE("a device with enough work ahead gets nothing more until the work has 
   CHECK(b.next(4100ns).empty());
   CHECK_FALSE(b.next(4101ns).empty());
   CHECK_FALSE(b.s.ask_again().has_value());
+}
+
+TEST_CASE("where nobody is in a hurry, packets that leave workers idle run side by side, up to four of them") {
+  device_rates eight = rates;
+  eight.max_packets = 8;
+  bench<> b({}, eight, {}, {.workers = 100});
+  const auto is_held = [&](std::uint32_t tiles) {
+    b.submit(odd, tiles, 0, 0ns, 100'000);
+    return b.next().empty();
+  };
+  CHECK_FALSE(is_held(40));
+  CHECK_FALSE(is_held(40));
+  CHECK_FALSE(is_held(10));
+  CHECK_FALSE(is_held(1));
+  CHECK(is_held(1));  // beside four
+  CHECK(length(b.complete(2)) == 1);
+  CHECK_FALSE(b.next().empty());
+
+  bench<> full({}, eight, {}, {.workers = 100});
+  full.submit(odd, 60, 0, 0ns, 100'000);
+  CHECK_FALSE(full.next().empty());
+  full.submit(odd, 60, 0, 0ns, 100'000);
+  CHECK_FALSE(full.next().empty());
+  full.submit(odd, 1, 0, 0ns, 100'000);
+  CHECK(full.next().empty());  // every worker has a tile
+
+  bench<> hurry({}, eight, {}, {.workers = 100});
+  hurry.s.set_tenant(0, {.latency_target = 1ms});
+  for (int i = 0; i < 3; ++i) {
+    hurry.submit(odd, 1, 0, 0ns, 100'000);
+    CHECK(hurry.next().empty() == (i == 2));  // as many as a round trip holds, whatever they leave idle
+  }
 }
 
 TEST_CASE("a packet that takes time to form is begun by so much earlier") {

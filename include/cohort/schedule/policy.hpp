@@ -28,6 +28,7 @@ struct queue_view {
   std::size_t pending = 0;      ///< submissions that wait in buckets
   time_point oldest_arrival{};  ///< of the pending ones
   std::uint32_t packets_in_flight = 0;
+  std::uint32_t idle_workers = 0;              ///< those of the device for which nothing in flight has a tile
   std::chrono::nanoseconds work_in_flight{0};  ///< estimated device time until everything committed is complete
   /// What a packet takes on an idle device beyond its work. Committed later than this before the work ahead is through,
   /// it leaves the device idle.
@@ -107,9 +108,11 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 /// device that is never idle nobody sees what part of an interval was work, and packets that were committed too soon
 /// are a queue in which nobody overtakes.
 ///
-/// Where nobody wants anything, throughput is all that counts, and the work ahead may reach two leads.
+/// Where nobody wants anything, throughput is all that counts, and the work ahead may reach two leads. Packets that do
+/// not fill the device run side by side, and time ahead says little about them: up to four while workers are idle.
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
+  static constexpr std::uint32_t side_by_side = 4;
 
   /// Predicted device time that ends a packet with a tile for every fourth worker, one with links of
   /// chains with a tile for every worker; 0: a sixty-fourth of the least
@@ -133,7 +136,8 @@ struct late_binding {
       return queue.packets_in_flight < on_their_way(queue) ? packet(queue, commit_reason::keep_busy) : decision::hold();
     }
     const nanoseconds two_leads = std::max(queue.rates.busy_target, 2 * queue.lead);
-    if (queue.work_in_flight < two_leads) return packet(queue, commit_reason::keep_busy);
+    const bool has_place = queue.idle_workers > 0 && queue.packets_in_flight < side_by_side;
+    if (has_place || queue.work_in_flight < two_leads) return packet(queue, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
     return decision::hold_until(now + (queue.work_in_flight - two_leads) + nanoseconds{1});
   }

@@ -263,6 +263,7 @@ public:
     submission* members = found->members.release();
     backlog_.completed(nanoseconds(found->work_ns), now);
     submissions_in_flight_ -= found->count;
+    tiles_in_flight_ -= found->tiles;
     share_.gone(found->weight);
     // Packets run one after the other: this one began when it was committed, or when the one before it was through.
     const time_point began = std::min(std::max(found->committed, last_completion_), now);
@@ -464,6 +465,7 @@ private:
     std::uint32_t sequence = 0;
     std::uint32_t count = 0;
     std::uint32_t fused = 0;
+    std::uint32_t tiles = 0;  // known when it is committed
     std::uint32_t part_count = 0;
     std::uint32_t orphans = 0;
     std::uint32_t flags = 0;     // as in its header
@@ -597,6 +599,8 @@ private:
     return {.pending = queue_.size(),
             .oldest_arrival = queue_.oldest()->arrived,
             .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
+            .idle_workers =
+                shape_.workers - static_cast<std::uint32_t>(std::min<std::uint64_t>(tiles_in_flight_, shape_.workers)),
             .work_in_flight = backlog_.left(now),
             .lead = nanoseconds(model_.lead()),
             .round_trip = nanoseconds(model_.lead() + model_.overhead()),
@@ -908,6 +912,8 @@ private:
     flights_.push_back(std::move(spare_flights_.back()));
     spare_flights_.pop_back();
     submissions_in_flight_ += packet.count;
+    packet.tiles = builder_.tiles();
+    tiles_in_flight_ += packet.tiles;
     const auto work = nanoseconds(packet.work_ns);
     backlog_.committed(work, now, nanoseconds(model_.lead()));
 
@@ -1379,6 +1385,7 @@ private:
   std::uint32_t sequence_before_ = 0;
   std::uint64_t packets_ = 0;  // committed, and not refused
   std::size_t submissions_in_flight_ = 0;
+  std::uint64_t tiles_in_flight_ = 0;
   std::size_t aside_ = 0;
   detail::intrusive_list<submission, &submission::older, &submission::newer> held_;  // in the order of their packets
   std::size_t held_count_ = 0;
