@@ -175,20 +175,24 @@ void run_tile(Context& context, const Op* members, std::uint32_t count, std::uin
   }
 }
 
-/// Runs tiles one after the other.
+/// Of a context what decides whether an op offers `run_batch` for it.
+struct some_block {
+  static constexpr bool cooperative = true;
+};
+
+/// Whether a device hands the op several tiles at once.
+template <class Op>
+inline constexpr bool takes_batches =
+    requires(some_block& context, const tile_work* works) { Op::run_batch(context, works, 1u); };
+
+/// Runs `count` tiles, which is 1 for an op that takes no batches: a loop would take registers from it.
 template <class Op, class Context>
 COHORT_HD
 void run_tiles(Context& context, const tile_work* works, std::uint32_t count) {
   if constexpr (requires { Op::run_batch(context, works, count); }) {
     Op::run_batch(context, works, count);
   } else {
-#if COHORT_DEVICE_PASS
-#pragma unroll 1
-#endif
-    for (std::uint32_t i = 0; i < count; ++i) {
-      if (i != 0) context.sync();
-      run_tile(context, static_cast<const Op*>(works[i].members), works[i].count, works[i].tile);
-    }
+    run_tile(context, static_cast<const Op*>(works->members), works->count, works->tile);
   }
 }
 
@@ -276,6 +280,13 @@ struct op_set {
 
   /// The erased view that scheduler and packet builder use, indexed by op code.
   static constexpr std::array<op_info, size> table() { return {detail::info_of<Ops>()...}; }
+
+  /// Whether a device may hand `run` more than one tile of this op.
+  COHORT_HD
+  static constexpr bool takes_batches(std::uint16_t index) {
+    std::uint16_t position = 0;
+    return ((index == position++ && detail::takes_batches<Ops>) || ...);
+  }
 
   /// Runs `count` tiles of records whose op code is `index`: a static switch, so that ops are inlined into one kernel.
   template <class Context>

@@ -433,6 +433,7 @@ private:
       grid_.sync();
       if (present().tiles == 0) return;
       run_tiles();
+      if (shared_.own_tiles == 0) return;
       if (grid_.thread() == 0) count(present().ticket);
     }
   }
@@ -451,26 +452,7 @@ private:
     return packet.tiles == 0 || first_tile(packet, shared_.number, shared_.participants - 1) < packet.tiles;
   }
 
-  /// Thread 0: whether the packets that this one comes after are complete; what they wrote is visible then. Everyone
-  /// runs packets in the order of their tickets, so none of them waits for this one.
-  COHORT_DEVICE bool may_start(const announced& packet) {
-    if (packet.waits == 0) return true;
-    const device_slot& slot = p_.device->slots[packet.ticket % ring_slots];
-    std::uint32_t after = read_as<packet_header>(slot.packet).after;
-#if defined(__CUDACC__)
-#pragma unroll 1
-#endif
-    for (std::uint32_t other = packet.ticket - 1; after != 0; --other, after >>= 1) {
-      if ((after & 1) == 0) continue;
-      const std::uint32_t count = grid_.load_acquire_device(&p_.device->counters[other % ring_slots].value);
-      if (ticket_distance(count, slot.targets_before[other % ring_slots]) < 0) return false;
-    }
-    return true;
-  }
-
-  /// Thread 0: goes through the announcements until one concerns this block, and puts it into shared memory. One that
-  /// may not start yet is as one that is not there yet: what is done about either is the same, and registers that a
-  /// wait of its own would take are missed by the ops.
+  /// Thread 0: goes through the announcements until one concerns this block, and puts it into shared memory.
   COHORT_DEVICE void listen() {
     std::uint32_t ticket = shared_.next_ticket;
     std::uint64_t words[2];
@@ -481,26 +463,20 @@ private:
       const announced packet = read_announcement(words[0], words[1]);
       const std::int32_t ahead = ticket_distance(packet.ticket, ticket);
       const bool here = ahead == 0 && belong_together(words[0], words[1]);
-      const bool mine = here && concerns_block(packet);
-      if (mine && may_start(packet)) break;
-      if ((here && !mine) || ahead > 0) {
+      if (here && concerns_block(packet)) break;
+      if (here || ahead > 0) {
         // Not for this block, or already over: see `announcement`.
         ++ticket;
         looks = 0;
+        since = 0;
         continue;
       }
       // The clock is read now and then: reading it costs as much as a look.
-      if (looks++ % 256 == 0) {
-        const std::uint64_t now = grid_.now();
-        if (looks == 1) {
-          since = now;
-        } else if (now - since > p_.linger + 2 * p_.limit) {
-          // The relay leaves after `linger` without work and waits nowhere longer than `limit`.
-          report(ring_fault::silent_relay, ticket);
-          words[0] = announcement_head({.ticket = ticket});
-          words[1] = 0;
-          break;
-        }
+      if (looks++ % 256 == 0 && is_late(since)) {
+        report(ring_fault::silent_relay, ticket);
+        words[0] = announcement_head({.ticket = ticket});
+        words[1] = 0;
+        break;
       }
       grid_.relax();
     }
@@ -509,27 +485,38 @@ private:
     shared_.next_ticket = ticket + 1;
   }
 
+  /// Whether a worker has waited for longer than it ever has to: the relay leaves after `linger` without work and waits
+  /// nowhere longer than `limit`. `since`: 0 when the wait begins.
+  COHORT_DEVICE bool is_late(std::uint64_t& since) {
+    const std::uint64_t now = grid_.now();
+    if (since == 0) since = now;
+    return now - since > p_.linger + 2 * p_.limit;
+  }
+
   /// Runs this block's tiles: its first one and every `workers`-th after it. Static: it beat tickets drawn from a
   /// counter. Ends with a barrier, after which every thread's work is done.
   COHORT_DEVICE_ONE_FUNCTION void run_tiles() {
-    // By a thread that has least to do with the first batch, whose barrier shows it to all.
+    // By a thread that has least to do with the first batch, whose barrier shows it to all. What the packet waits for
+    // is complete then, while its records were on their way.
     if (grid_.thread() + 1 == grid_.threads()) {
       const announced packet = present();
       const std::uint32_t workers = shared_.participants - 1;
-      shared_.own_tiles = (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
+      const std::uint32_t tiles = (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
       if (packet.counted != 0) shared_.target = p_.device->slots[packet.ticket % ring_slots].target;
+      shared_.own_tiles = packet.waits == 0 || await_others(packet.ticket) ? tiles : 0;
     }
 
     // One register is kept through the ops, which want the others.
     std::uint32_t done = 0;
     do {
       if (done % record_batch == 0) begin_batch(done);
+      if (shared_.own_tiles == 0) return;
       const std::uint16_t op = read_as<record_header>(shared_.records[done % record_batch]).op;
       std::uint32_t end = done + 1;
 #if defined(__CUDACC__)
 #pragma unroll 1
 #endif
-      while (end % record_batch != 0 && end < shared_.own_tiles &&
+      while (Ops::takes_batches(op) && end % record_batch != 0 && end < shared_.own_tiles &&
              read_as<record_header>(shared_.records[end % record_batch]).op == op) {
         ++end;
       }
@@ -538,6 +525,32 @@ private:
       grid_.sync();
       done = end;
     } while (done < shared_.own_tiles);
+  }
+
+  /// One thread: waits until the packets that this one comes after are complete; what they wrote is visible then,
+  /// behind the next barrier to all. Everyone runs packets in the order of their tickets, so none of them waits for
+  /// this one. False: that took too long, and the host knows.
+  COHORT_DEVICE bool await_others(std::uint32_t ticket) {
+    const device_slot& slot = p_.device->slots[ticket % ring_slots];
+    std::uint32_t after = read_as<packet_header>(slot.packet).after;
+    std::uint64_t since = 0;
+    std::uint32_t looks = 0;
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+    for (std::uint32_t other = ticket - 1; after != 0; --other, after >>= 1) {
+      if ((after & 1) == 0) continue;
+      const std::uint32_t target = slot.targets_before[other % ring_slots];
+      std::uint32_t* const counter = &p_.device->counters[other % ring_slots].value;
+      while (ticket_distance(grid_.load_acquire_device(counter), target) < 0) {
+        if (looks++ % 256 == 0 && is_late(since)) {
+          report(ring_fault::silent_relay, ticket);
+          return false;
+        }
+        grid_.relax();
+      }
+    }
+    return true;
   }
 
   /// Prepares up to `record_batch` of this block's tiles, of which `done` are done. Ends with a barrier.
