@@ -177,7 +177,6 @@ public:
     close<Op>();
   }
 
-  /// Of the newest record, as `packet_builder::come_after`.
   void come_after(std::uint32_t packets) { builder_.come_after(packets); }
 
   bool room_for(std::uint32_t stride) const { return builder_.room(stride) > 0; }

@@ -1176,7 +1176,7 @@ private:
     return one.followers == 0 ? deadline : now + (deadline - now) / (std::int64_t{one.followers} + 1);
   }
 
-  /// The newest record of a packet holds one of a chain.
+  /// A packet holds one of a chain.
   [[gnu::noinline]] void link(flight& packet, const submission& one) noexcept {
     packet.chained = true;
     if (one.followers > 0) packet.flags |= packet_is_followed;
