@@ -3,6 +3,7 @@
 // anywhere is a data race that the thread sanitizer reports. Tests only.
 #pragma once
 
+#include "packet_ledger.hpp"
 #include "protocol_packets.hpp"
 
 #include <cohort/device/ring.hpp>
@@ -26,7 +27,6 @@
 #include <functional>
 #include <memory>
 #include <random>
-#include <set>
 #include <span>
 #include <thread>
 #include <vector>
@@ -305,7 +305,7 @@ using wide_machine = machine<2, 2, 2>;
 
 /// A machine with the host's half on top, and a ledger of what completed.
 template <class Machine>
-struct bench {
+struct bench : packet_ledger {
   explicit bench(machine_options machine_options = {}, detail::ring_host_options host_options = {.time_limit = 60s})
       : device(std::move(machine_options)), host(device.ring(), device, host_options) {}
 
@@ -322,17 +322,7 @@ struct bench {
   void poll() {
     std::array<cohort::packet_completion, 3> out;  // fewer than can be complete: the rest must not get lost
     const std::size_t count = host.poll(out);
-    for (std::size_t i = 0; i < count; ++i) {
-      CHECK(seen.insert(out[i].sequence).second);
-      if (out[i].result) {
-        CHECK(out[i].result == cohort::errc::device_lost);
-        ++lost;
-      } else if (source.check(out[i].sequence) != outcome::done) {
-        FAIL_CHECK("packet " << out[i].sequence << " reported as complete is not");
-      }
-      // A worker may still run what was lost: the buffers stay until the machine has come to rest.
-      if (!keep && !out[i].result) source.forget(out[i].sequence);
-    }
+    enter(std::span(out).first(count), source);
     if (count == 0) sched_yield();
   }
 
@@ -344,10 +334,6 @@ struct bench {
   protocol_source source;  // first: it outlives whatever still runs its packets
   Machine device;
   detail::ring_host<Machine> host;
-  std::set<std::uint32_t> seen;
-  std::uint32_t committed = 0;
-  std::uint32_t lost = 0;
-  bool keep = false;
 };
 
 template <class Bench>

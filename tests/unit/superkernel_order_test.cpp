@@ -137,7 +137,6 @@ TEST_CASE("a wait for what does not become complete ends in an error word") {
   static std::atomic<bool> release;
   release = false;
   bench<small_machine> b({.linger = 1ms, .limit = 1s}, {.time_limit = 60s});
-  b.keep = true;
   b.start();
   b.source.begin();
   b.source.call(
