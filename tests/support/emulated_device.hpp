@@ -50,28 +50,7 @@ struct team {
   void sync() const { all_->arrive_and_wait(); }
 };
 
-/// Does whatever a test wants, in the first thread of the block.
-struct alignas(16) call_op {
-  static constexpr const char* name = "call";
-  void (*function)(void*, std::uint32_t tile);
-  void* argument;
-  std::uint32_t count;
-  std::uint32_t unused[3] = {};
-
-  std::uint32_t tiles() const { return count; }
-  template <class Context>
-  void run(Context& context, std::uint32_t tile) const {
-    if (context.rank() == 0) function(argument, tile);
-  }
-};
-
 using protocol_ops = op_set<add_op, fused_op, wide_op, follow_op, call_op>;
-
-struct protocol_source : packet_source<protocol_ops> {
-  void call(void (*function)(void*, std::uint32_t), void* argument, std::uint32_t tiles = 1) {
-    append(call_op{function, argument, tiles});
-  }
-};
 
 // ---- the emulated device ----
 
@@ -331,7 +310,7 @@ struct bench : packet_ledger {
     CHECK(seen.size() == committed);
   }
 
-  protocol_source source;  // first: it outlives whatever still runs its packets
+  packet_source<protocol_ops> source;  // first: it outlives whatever still runs its packets
   Machine device;
   detail::ring_host<Machine> host;
 };

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <set>
 #include <span>
+#include <vector>
 
 namespace cohort::testing {
 
@@ -22,6 +23,7 @@ struct packet_ledger {
   void enter(std::span<const packet_completion> reported, packet_source<Ops>& source) {
     for (const packet_completion& each : reported) {
       CHECK(seen.insert(each.sequence).second);
+      order.push_back(each.sequence);
       if (each.result) {
         CHECK(each.result == errc::device_lost);
         ++lost;
@@ -35,6 +37,7 @@ struct packet_ledger {
   }
 
   std::set<std::uint32_t> seen;
+  std::vector<std::uint32_t> order;  ///< in which they were reported
   std::size_t committed = 0;
   std::uint32_t lost = 0;
 };
