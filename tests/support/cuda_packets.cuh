@@ -3,6 +3,7 @@
 #pragma once
 
 #include "support/cuda_test_options.hpp"
+#include "support/packet_ledger.hpp"
 #include "support/protocol_packets.hpp"
 
 #include <cohort/backend/cuda.cuh>
@@ -15,7 +16,6 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <set>
 #include <span>
 
 namespace cohort_backend_gpu_test {
@@ -23,7 +23,6 @@ namespace cohort_backend_gpu_test {
 using namespace std::chrono_literals;
 using cohort::testing::add_op;
 using cohort::testing::fused_op;
-using cohort::testing::outcome;
 using cohort::testing::rounds;
 using cohort::testing::wide_op;
 using clock = std::chrono::steady_clock;
@@ -123,7 +122,7 @@ inline cohort::testing::word_memory pinned_words(cohort::backend& owner) {
 }
 
 /// A backend and a ledger of what completed. Every wait is bounded: a test that hangs fails.
-struct bench {
+struct bench : cohort::testing::packet_ledger {
   explicit bench(const cohort::cuda_options& chosen = options()) : device(chosen), source(pinned_words(device)) {}
 
   std::uint32_t* words(std::size_t count) {
@@ -147,18 +146,7 @@ struct bench {
   void poll() {
     std::array<cohort::packet_completion, 3> out;
     const std::size_t count = device.poll(out);
-    for (std::size_t i = 0; i < count; ++i) {
-      CHECK(seen.insert(out[i].sequence).second);
-      if (out[i].result) {
-        CHECK(out[i].result == cohort::errc::device_lost);
-        ++lost;
-        continue;
-      }
-      if (source.check(out[i].sequence) != outcome::done) {
-        FAIL_CHECK("packet " << out[i].sequence << " reported as complete is not");
-      }
-      source.forget(out[i].sequence);
-    }
+    enter(std::span(out).first(count), source);
   }
 
   void drain() {
@@ -171,9 +159,6 @@ struct bench {
 
   cuda_backend device;
   cohort::testing::packet_source<ops> source;
-  std::set<std::uint32_t> seen;
-  std::size_t committed = 0;
-  std::uint32_t lost = 0;
 };
 
 }  // namespace cohort_backend_gpu_test

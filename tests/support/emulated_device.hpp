@@ -3,6 +3,7 @@
 // anywhere is a data race that the thread sanitizer reports. Tests only.
 #pragma once
 
+#include "packet_ledger.hpp"
 #include "protocol_packets.hpp"
 
 #include <cohort/device/ring.hpp>
@@ -26,7 +27,6 @@
 #include <functional>
 #include <memory>
 #include <random>
-#include <set>
 #include <span>
 #include <thread>
 #include <vector>
@@ -50,28 +50,7 @@ struct team {
   void sync() const { all_->arrive_and_wait(); }
 };
 
-/// Does whatever a test wants, in the first thread of the block.
-struct alignas(16) call_op {
-  static constexpr const char* name = "call";
-  void (*function)(void*, std::uint32_t tile);
-  void* argument;
-  std::uint32_t count;
-  std::uint32_t unused[3] = {};
-
-  std::uint32_t tiles() const { return count; }
-  template <class Context>
-  void run(Context& context, std::uint32_t tile) const {
-    if (context.rank() == 0) function(argument, tile);
-  }
-};
-
 using protocol_ops = op_set<add_op, fused_op, wide_op, follow_op, call_op>;
-
-struct protocol_source : packet_source<protocol_ops> {
-  void call(void (*function)(void*, std::uint32_t), void* argument, std::uint32_t tiles = 1) {
-    append(call_op{function, argument, tiles});
-  }
-};
 
 // ---- the emulated device ----
 
@@ -305,7 +284,7 @@ using wide_machine = machine<2, 2, 2>;
 
 /// A machine with the host's half on top, and a ledger of what completed.
 template <class Machine>
-struct bench {
+struct bench : packet_ledger {
   explicit bench(machine_options machine_options = {}, detail::ring_host_options host_options = {.time_limit = 60s})
       : device(std::move(machine_options)), host(device.ring(), device, host_options) {}
 
@@ -322,17 +301,7 @@ struct bench {
   void poll() {
     std::array<cohort::packet_completion, 3> out;  // fewer than can be complete: the rest must not get lost
     const std::size_t count = host.poll(out);
-    for (std::size_t i = 0; i < count; ++i) {
-      CHECK(seen.insert(out[i].sequence).second);
-      if (out[i].result) {
-        CHECK(out[i].result == cohort::errc::device_lost);
-        ++lost;
-      } else if (source.check(out[i].sequence) != outcome::done) {
-        FAIL_CHECK("packet " << out[i].sequence << " reported as complete is not");
-      }
-      // A worker may still run what was lost: the buffers stay until the machine has come to rest.
-      if (!keep && !out[i].result) source.forget(out[i].sequence);
-    }
+    enter(std::span(out).first(count), source);
     if (count == 0) sched_yield();
   }
 
@@ -341,13 +310,9 @@ struct bench {
     CHECK(seen.size() == committed);
   }
 
-  protocol_source source;  // first: it outlives whatever still runs its packets
+  packet_source<protocol_ops> source;  // first: it outlives whatever still runs its packets
   Machine device;
   detail::ring_host<Machine> host;
-  std::set<std::uint32_t> seen;
-  std::uint32_t committed = 0;
-  std::uint32_t lost = 0;
-  bool keep = false;
 };
 
 template <class Bench>

@@ -1,8 +1,10 @@
 // Load never changes a result: every op of the library gives the same bits alone and in packets with 1, 7 and 63
-// others, through the whole path from co_await to the workers. For the backend that the test gives.
+// others, through the whole path from co_await to the workers, and so do chains of them. For the backend that the test
+// gives.
 #pragma once
 
 #include <cohort/backend/backend.hpp>
+#include <cohort/chain.hpp>
 #include <cohort/executor.hpp>
 #include <cohort/memory.hpp>
 #include <cohort/ops/attention.hpp>
@@ -119,6 +121,70 @@ struct fixture {
       CHECK(2 * (gpu.statistics().packets - before) <= company + 1);  // they did share packets
       for (std::size_t i = 0; i <= company; ++i) {
         INFO("request ", i, " among ", company, " others");
+        CHECK(bytes_of(all[i]) == alone[i]);
+      }
+    }
+  }
+
+  /// Calls `use` with the ops of a request, each of which needs what the one before it wrote. Of two kinds, so that
+  /// different ops meet in a packet: layer, norm, layer with residual, pooling; and norm, layer, norm, pooling.
+  template <class Use>
+  void for_each_step(request& r, bool begins_with_norm, Use use) {
+    const std::size_t wide = r.rows * hidden, narrow = r.rows * features;
+    const auto x = r.in.view(0, wide);
+    if (begins_with_norm) {
+      use(ops::make_layer_norm<T>(x, gamma.view(), {}, r.out.view(0, wide), r.rows, hidden));
+      use(ops::make_linear<T>(r.out.view(0, wide), weights.view(), bias.view(), r.out.view(wide, narrow),
+                              {r.rows, features, hidden}, ops::activation::gelu));
+      use(ops::make_layer_norm<T>(r.out.view(wide, narrow), bias.view(), {}, r.out.view(wide + narrow, narrow), r.rows,
+                                  features));
+      use(ops::make_mean_pooling<T>(r.out.view(wide + narrow, narrow), r.result.span(), r.rows, features));
+    } else {
+      use(ops::make_linear<T>(x, weights.view(), bias.view(), r.out.view(0, narrow), {r.rows, features, hidden},
+                              ops::activation::gelu));
+      use(ops::make_layer_norm<T>(r.out.view(0, narrow), bias.view(), {}, r.out.view(narrow, narrow), r.rows,
+                                  features));
+      use(ops::make_linear<T>(r.out.view(narrow, narrow), weights.view(), {}, r.out.view(2 * narrow, wide),
+                              {r.rows, hidden, features}, ops::activation::none, x));
+      use(ops::make_mean_pooling<T>(r.out.view(2 * narrow, wide), r.result.span(), r.rows, hidden));
+    }
+  }
+
+  template <class Op>
+  static task<> submit_one(gpu_type& gpu, Op op) {
+    co_await gpu.submit(op);
+  }
+  static task<> submit_chain(gpu_type& gpu, chain<kernels>& all) { co_await gpu.submit(all); }
+
+  /// Chains give what their ops give when each is submitted by itself and awaited, in all that they write.
+  void check_chains() {
+    std::deque<request> all;
+    std::deque<chain<kernels>> chains(64);
+    std::vector<std::vector<std::byte>> alone;
+    for (std::size_t i = 0; i < chains.size(); ++i) {
+      request& r = all.emplace_back(make_request());
+      poison(r);
+      for_each_step(r, i % 2 == 1, [&](const auto& op) {
+        const auto before = bytes_of(r);
+        gpu.run(submit_one(gpu, op));
+        REQUIRE(bytes_of(r) != before);
+        chains[i].then(op);
+      });
+      alone.push_back(bytes_of(r));
+    }
+    for (const std::size_t company : {0, 1, 7, 63}) {
+      for (request& r : all) poison(r);
+      std::vector<task<>> together;
+      for (std::size_t i = 0; i <= company; ++i) together.push_back(submit_chain(gpu, chains[i]));
+      const auto before = gpu.statistics();
+      gpu.run(when_all(std::move(together)));
+      const auto after = gpu.statistics();
+      const std::size_t steps = after.committed - before.committed;
+      CHECK(steps == 4 * (company + 1));
+      if (company > 0) CHECK(2 * (after.packets - before.packets) <= steps);  // they did share packets
+      if (company > 1) CHECK(after.fused > before.fused);
+      for (std::size_t i = 0; i <= company; ++i) {
+        INFO("chain ", i, " among ", company, " others");
         CHECK(bytes_of(all[i]) == alone[i]);
       }
     }

@@ -119,6 +119,21 @@ struct alignas(16) follow_op {
   }
 };
 
+/// Does whatever a test wants, in the first thread of the block. For host threads.
+struct alignas(16) call_op {
+  static constexpr const char* name = "call";
+  void (*function)(void*, std::uint32_t tile);
+  void* argument;
+  std::uint32_t count;
+  std::uint32_t unused[3] = {};
+
+  std::uint32_t tiles() const { return count; }
+  template <class Context>
+  void run(Context& context, std::uint32_t tile) const {
+    if (context.rank() == 0) function(argument, tile);
+  }
+};
+
 /// Where the buffers of a packet source come from; the default is the heap.
 struct word_memory {
   std::uint32_t* (*allocate)(void*, std::size_t words) = [](void*, std::size_t words) {
@@ -169,6 +184,11 @@ public:
     close<Op>();
   }
 
+  /// A record that calls, in an op set with `call_op`.
+  void call(void (*function)(void*, std::uint32_t), void* argument, std::uint32_t tiles = 1) {
+    append(call_op{function, argument, tiles});
+  }
+
   /// A record of one op that the source knows nothing of.
   template <class Op>
   void append(const Op& op) {
@@ -177,7 +197,6 @@ public:
     close<Op>();
   }
 
-  /// Of the newest record, as `packet_builder::come_after`.
   void come_after(std::uint32_t packets) { builder_.come_after(packets); }
 
   bool room_for(std::uint32_t stride) const { return builder_.room(stride) > 0; }

@@ -188,6 +188,20 @@ TEST_CASE_FIXTURE(fixture, "equal contents give equal bytes, whatever was in the
   }
 }
 
+TEST_CASE_FIXTURE(fixture,
+                  "a packet comes after all that were named while it was built, and the next after none of them") {
+  builder.begin(storage, 1);
+  record(2, 1, 1, 1);
+  builder.come_after(1);
+  record(5, 3, 2, 2);
+  builder.come_after(1u << 31);
+  builder.come_after(1);
+  CHECK(decode(builder.finish(), table).header.after == (1u << 31 | 1));
+  builder.begin(storage, 2);
+  record(2, 1, 1, 1);
+  CHECK(decode(builder.finish(), table).header.after == 0);
+}
+
 TEST_CASE_FIXTURE(fixture, "random packets decode to what was put in, and each tile belongs to exactly one record") {
   std::mt19937 random(20240607);
   const auto below = [&](std::uint32_t bound) { return static_cast<std::uint32_t>(random() % bound); };

@@ -142,7 +142,6 @@ decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort
 
   std::uint32_t at = sizeof header;
   std::uint32_t tile = 0;
-  std::uint32_t after = 0;
   bool alike = true;
   std::uint32_t first_size = 0;
   for (std::uint32_t r = 0; r < header.records; ++r) {
@@ -153,7 +152,7 @@ decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort
     REQUIRE(one.header.members > 0);
     REQUIRE(one.header.first_tile == tile);
     REQUIRE(one.header.tiles > 0);
-    after |= one.header.after;
+    REQUIRE(one.header.reserved == 0);
     const std::uint32_t stride = table[one.header.op].stride;
     for (std::uint32_t m = 0; m < one.header.members; ++m) {
       one.ids.push_back(read<std::uint64_t>(packet, at + sizeof(cohort::record_header) + m * stride));
@@ -166,7 +165,6 @@ decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort
     result.records.push_back(one);
   }
   REQUIRE(tile == header.tiles);
-  REQUIRE(after == header.after);
   if (alike && result.records[0].header.tiles <= 65535) {
     REQUIRE(header.uniform_tiles == result.records[0].header.tiles);
     REQUIRE(header.uniform_stride == first_size);

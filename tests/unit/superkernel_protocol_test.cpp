@@ -98,7 +98,7 @@ TEST_CASE("shutting down with work in flight runs each packet wholly or not at a
     small_machine device(options);
     detail::ring_host<small_machine> host(device.ring(), device, {.time_limit = 60s});
     REQUIRE_FALSE(host.prove());
-    protocol_source source;
+    packet_source<protocol_ops> source;
     std::mt19937 random(seed);
     for (int i = 0; i < 8; ++i) REQUIRE_FALSE(host.commit(source.random(random)));
     std::this_thread::sleep_for(std::chrono::microseconds(300 * seed));

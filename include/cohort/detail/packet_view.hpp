@@ -63,8 +63,8 @@ private:
 /// every tile owned by exactly one record.
 ///
 /// Errors: `misaligned` (the packet or something inside is not at a multiple of 16 bytes), `op_too_large` (more than
-/// `packet_capacity` bytes), `bad_size` (sizes, counts or an op code that contradict each other, no tiles, unknown
-/// flags, or a record that comes after what its packet does not).
+/// `packet_capacity` bytes), `bad_size` (sizes, counts or an op code that contradict each other, no tiles, or unknown
+/// flags).
 inline error_code check_packet(std::span<const std::byte> packet, std::span<const op_info> ops) noexcept {
   const error_code bad_size = errc::bad_size;
   if (reinterpret_cast<std::uintptr_t>(packet.data()) % 16 != 0) return errc::misaligned;
@@ -109,7 +109,6 @@ inline error_code check_packet(std::span<const std::byte> packet, std::span<cons
     }
     const record_header& record = view.record(position);
     if (record.op >= ops.size() || record.members == 0) return bad_size;
-    if ((record.after & ~header.after) != 0) return bad_size;
     if (std::size_t{record.members} * ops[record.op].stride > limit - offset - sizeof(record_header)) return bad_size;
     if (record.first_tile != tiles || record.tiles == 0) return bad_size;
     if (uniform && record.tiles != header.uniform_tiles) return bad_size;

@@ -104,7 +104,7 @@ struct announced {
   std::uint32_t first_worker = 0;
   std::uint32_t uniform_tiles = 0;
   std::uint32_t uniform_stride = 0;
-  std::uint32_t waits = 0;    ///< 1: some of its records come after other packets
+  std::uint32_t waits = 0;    ///< 1: it comes after other packets
   std::uint32_t counted = 0;  ///< 1: its blocks count; 0: there is one, which knows that it was the last
 };
 
@@ -165,7 +165,7 @@ struct device_ring {
 
 static_assert(std::is_trivial_v<host_ring> && std::is_trivial_v<device_ring>);
 static_assert(sizeof(packet_header) <= inline_bytes && inline_bytes % 16 == 0);
-static_assert(ring_slots <= 32, "a packet before another is one of the bits 0 to 30 of record_header::after");
+static_assert(ring_slots <= 32, "a packet before another is one of the bits 0 to 30 of packet_header::after");
 static_assert(announcement_slots > ring_slots + 1 && announcement_slots % ring_slots == 0);
 
 /// Argument of a launch.

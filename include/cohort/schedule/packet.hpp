@@ -29,13 +29,15 @@ struct alignas(16) packet_header {
   std::uint16_t uniform_tiles = 0;   ///< tiles of each record when all records are equal in tiles and size, else 0
   std::uint32_t uniform_stride = 0;  ///< bytes from record to record when uniform, else 0
   std::uint32_t index_offset = 0;    ///< bytes to the record_index table, 0 when uniform
-  std::uint32_t after = 0;           ///< over all records
-  std::uint32_t flags = 0;           ///< of `packet_flags`
+  /// Packets that must be complete before a tile of this one starts. Bit i: the one that was committed i + 1 before it;
+  /// bit 31: all that were committed 32 or more before it.
+  std::uint32_t after = 0;
+  std::uint32_t flags = 0;  ///< of `packet_flags`
 };
 
 /// Bits of `packet_header::flags`.
 enum packet_flags : std::uint32_t {
-  packet_is_followed = 1,  ///< a record of a later one may come `after` it
+  packet_is_followed = 1,  ///< a later one may come `after` it
 };
 
 /// Where a record begins, so that a block finds the record of a tile with one read of this table.
@@ -50,9 +52,7 @@ struct alignas(16) record_header {
   std::uint16_t members = 0;  ///< fused submissions, at least 1
   std::uint32_t first_tile = 0;
   std::uint32_t tiles = 0;
-  /// Packets that must be complete before a tile of this record starts. Bit i: the one that was committed i + 1 before
-  /// this one; bit 31: all that were committed 32 or more before it. A backend may let the whole packet wait.
-  std::uint32_t after = 0;
+  std::uint32_t reserved = 0;  ///< 0, and no padding, so that equal packets are equal in every byte
 };
 
 static_assert(sizeof(packet_header) == 32 && std::is_trivially_copyable_v<packet_header>);

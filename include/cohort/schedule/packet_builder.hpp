@@ -136,16 +136,8 @@ public:
   std::uint32_t records() const noexcept { return records_; }
   std::uint32_t tiles() const noexcept { return tiles_; }
 
-  /// The newest record must come after these packets, as `record_header::after` counts them, too.
-  void come_after(std::uint32_t packets) noexcept {
-    assert(records_ > 0);
-    const std::uint32_t at = index_[records_ - 1].offset;
-    record_header header;
-    std::memcpy(&header, data_ + at, sizeof header);
-    header.after |= packets;
-    write(at, header);
-    after_ |= packets;
-  }
+  /// The packet must come after these, as `packet_header::after` counts them, too.
+  void come_after(std::uint32_t packets) noexcept { after_ |= packets; }
 
   /// Writes header and index and returns the packet. Precondition: at least one record was closed, none is open.
   std::span<const std::byte> finish(std::uint32_t flags = 0) noexcept {
@@ -204,7 +196,7 @@ private:
   std::uint32_t tail_ = 0;  // of the open one
   std::uint32_t tiles_ = 0;
   std::uint32_t records_ = 0;
-  std::uint32_t after_ = 0;  // over all records
+  std::uint32_t after_ = 0;
   std::uint32_t members_ = 0;
   std::uint32_t stride_ = 0;
   std::uint32_t first_stride_ = 0;

@@ -680,7 +680,9 @@ private:
       packet.padding_ns += info.padding(builder_.newest(info.stride), 1, part) * (packet.records_ns - before);
     }
     packet.count += 1;
-    account_member(packet, one, predicted, busy_until_now, now);
+    tally sums = tally_of(packet);
+    account_member(packet, one, predicted, busy_until_now, now, sums);
+    keep(sums, packet);
     packet.members.push_back(one);
     return true;
   }
@@ -819,36 +821,11 @@ private:
     const double each = count == 1 ? predicted : predicted / count;
     const std::int64_t busy_until_now = busy(now);
     if (count > 1) packet.fused += count;
-    // What is counted for all of them is kept out of memory, where it would have to be read again for each.
-    time_point oldest = packet.oldest;
-    time_point first_deadline = packet.first_deadline;
-    std::int64_t waited = 0;
-    std::int64_t hidden = 0;
-    std::uint64_t farthest_behind = statistics_.farthest_behind;
+    tally sums = tally_of(packet);
     for (submission* one = taken.first; one != nullptr; one = one->next) {
-      detail::tenant_state& tenant = *one->account;
-      if (one->expiring) keep_limit(*one);
-      one->work_ns = each;
-      one->state = submission_state::committed;
-      one->sequence = packet.sequence;
-      --tenant.pending;
-      ++tenant.in_flight;
-      tenant.in_flight_ns += one->work_ns;
-      if (tenant.aside.front() != nullptr) look_at(tenant);
-      oldest = std::min(oldest, one->arrived);
-      first_deadline = std::min(first_deadline, one->deadline);
-      if (one->in_chain()) [[unlikely]]
-        link(packet, *one);
-      const std::int64_t own_wait = (now - one->arrived).count();
-      waited += own_wait;
-      hidden += std::min(own_wait, busy_until_now - one->busy_before);
-      farthest_behind = std::max(farthest_behind, queue_.behind(*one));
+      account_member(packet, *one, each, busy_until_now, now, sums);
     }
-    packet.oldest = oldest;
-    packet.first_deadline = first_deadline;
-    packet.waited += waited;
-    packet.waited_hidden += hidden;
-    statistics_.farthest_behind = farthest_behind;
+    keep(sums, packet);
     packet.members.append(taken);
   }
 
@@ -881,9 +858,31 @@ private:
     first.predicted_ns = together;
   }
 
-  /// As in `account`, of one that has a record of its own.
-  void account_member(flight& packet, submission& one, double predicted, std::int64_t busy_until_now,
-                      time_point now) noexcept {
+  /// What a packet's members add up to, in registers while some are committed: in memory it would have to be read again
+  /// for each.
+  struct tally {
+    time_point oldest;
+    time_point first_deadline;
+    std::int64_t waited;
+    std::int64_t waited_hidden;
+    std::uint64_t farthest_behind;
+  };
+
+  tally tally_of(const flight& packet) const noexcept {
+    return {packet.oldest, packet.first_deadline, packet.waited, packet.waited_hidden, statistics_.farthest_behind};
+  }
+
+  void keep(const tally& sums, flight& packet) noexcept {
+    packet.oldest = sums.oldest;
+    packet.first_deadline = sums.first_deadline;
+    packet.waited = sums.waited;
+    packet.waited_hidden = sums.waited_hidden;
+    statistics_.farthest_behind = sums.farthest_behind;
+  }
+
+  /// One is committed, as a member of the newest record. Inlined, or the sums would be in memory after all.
+  [[gnu::always_inline]] void account_member(flight& packet, submission& one, double predicted,
+                                             std::int64_t busy_until_now, time_point now, tally& sums) noexcept {
     detail::tenant_state& tenant = *one.account;
     if (one.expiring) keep_limit(one);
     one.work_ns = predicted;
@@ -893,14 +892,14 @@ private:
     ++tenant.in_flight;
     tenant.in_flight_ns += predicted;
     if (tenant.aside.front() != nullptr) look_at(tenant);
-    packet.oldest = std::min(packet.oldest, one.arrived);
-    packet.first_deadline = std::min(packet.first_deadline, one.deadline);
+    sums.oldest = std::min(sums.oldest, one.arrived);
+    sums.first_deadline = std::min(sums.first_deadline, one.deadline);
     if (one.in_chain()) [[unlikely]]
       link(packet, one);
     const std::int64_t own_wait = (now - one.arrived).count();
-    packet.waited += own_wait;
-    packet.waited_hidden += std::min(own_wait, busy_until_now - one.busy_before);
-    statistics_.farthest_behind = std::max(statistics_.farthest_behind, queue_.behind(one));
+    sums.waited += own_wait;
+    sums.waited_hidden += std::min(own_wait, busy_until_now - one.busy_before);
+    sums.farthest_behind = std::max(sums.farthest_behind, queue_.behind(one));
   }
 
   std::span<const std::byte> commit(flight& packet, const queue_view& before, commit_reason reason, time_point now) {
@@ -1182,7 +1181,7 @@ private:
     return one.followers == 0 ? deadline : now + (deadline - now) / (std::int64_t{one.followers} + 1);
   }
 
-  /// The newest record of a packet holds one of a chain.
+  /// A packet holds one of a chain.
   [[gnu::noinline]] void link(flight& packet, const submission& one) noexcept {
     packet.chained = true;
     if (one.followers > 0) packet.flags |= packet_is_followed;
