@@ -39,6 +39,13 @@ std::size_t allocations = 0;  // by the operator new of this program, below
 constexpr device_rates rates{
     .flops_per_ns = 1, .bytes_per_ns = 2, .packet_overhead = 100ns, .busy_target = 1000ns, .max_packets = 4};
 
+/// The same for packets that are to hold more than a test submits.
+constexpr device_rates roomy = [] {
+  device_rates all = rates;
+  all.busy_target = 1ms;
+  return all;
+}();
+
 using ids = std::vector<std::uint64_t>;
 
 template <class Policy = cohort::late_binding>
@@ -190,6 +197,14 @@ TEST_CASE("where nobody is in a hurry, packets that leave workers idle run side 
   }
 }
 
+TEST_CASE("a packet of patient work ends with two leads of it, if every fourth worker has a tile then") {
+  bench<> b({}, rates, {}, {.workers = 16});
+  for (int i = 0; i < 6; ++i)
+    b.submit(odd, 1, 0, 0ns, 500);  // 1000 ns are the busy target, which is more than two leads
+  CHECK(b.packet().ids() == ids{0, 1, 2, 3});
+  CHECK(b.packet().ids() == ids{4, 5});
+}
+
 TEST_CASE("a packet that takes time to form is begun by so much earlier") {
   bench<> b;
   b.submit(odd, 1, 0, 0ns, 4900);  // 5000 ns with the packet's overhead
@@ -248,7 +263,7 @@ TEST_CASE("the work left is what is estimated, less what time has passed, never 
 }
 
 TEST_CASE("a packet is estimated by the roofline: flops of fused members add up, the largest bytes count once") {
-  bench<> b;
+  bench<> b({}, roomy);
   const auto with_cost = [&](std::uint64_t key, cohort::op_cost cost) {
     auto& one = b.make(fused, 1, key);
     one.cost = cost;
@@ -497,7 +512,7 @@ TEST_CASE("tiles that would not fit 32 bits together go to different packets") {
 }
 
 TEST_CASE("by urgency a bucket is the sooner due the more it holds") {
-  bench<cohort::late_binding> b;
+  bench<cohort::late_binding> b({}, roomy);
   b.submit(odd, 1, 0, 0ns, 1000);      // 0: may only be packed, so company counts for nothing
   b.submit(odd, 1, 0, 0ns, 1000);      // 1
   b.submit(fused, 1, 7, 100ns, 1000);  // 2

@@ -37,7 +37,7 @@ struct alignas(16) packet_header {
 
 /// Bits of `packet_header::flags`.
 enum packet_flags : std::uint32_t {
-  packet_is_followed = 1,  ///< a later one may come `after` it
+  packet_is_followed = 1,  ///< a later one may come `after` it; without it none does
 };
 
 /// Where a record begins, so that a block finds the record of a tile with one read of this table.

@@ -109,18 +109,19 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 /// are a queue in which nobody overtakes.
 ///
 /// Where nobody wants anything, throughput is all that counts, and the work ahead may reach two leads. Packets that do
-/// not fill the device run side by side, and time ahead says little about them: up to four while workers are idle.
+/// not fill the device run side by side, and time ahead says little about them: up to four while workers are idle. Nor
+/// does a packet hold more than two leads: if all went in one, all would come back in one, and the device would wait
+/// while the host sends it again.
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
   static constexpr std::uint32_t side_by_side = 4;
 
-  /// Predicted device time that ends a packet with a tile for every fourth worker, one with links of
-  /// chains with a tile for every worker; 0: a sixty-fourth of the least
-  /// slack, but at least `rates.busy_target`, because smaller packets cost more than they hold. A packet runs to its
-  /// end, so it is what the urgent wait for: a request has ten ops or so, and each meets three packets that are ahead
-  /// and one that is its own. The slack is that of the most urgent, remembered for some 256 decisions: a packet that
-  /// holds only what is patient meets somebody who is not as surely as any other. Where the most urgent has neither
-  /// target nor deadline, packets take all the company there is.
+  /// Predicted device time that ends a packet with a tile for every fourth worker, one with links of chains with a tile
+  /// for every worker; 0: a sixty-fourth of the least slack, but at least `rates.busy_target`, because smaller packets
+  /// cost more than they hold. A packet runs to its end, so it is what the urgent wait for: a request has ten ops or
+  /// so, and each meets three packets that are ahead and one that is its own. The slack is that of the most urgent,
+  /// remembered for some 256 decisions: a packet that holds only what is patient meets somebody who is not as surely as
+  /// any other. Where the most urgent has neither target nor deadline: two leads.
   std::chrono::nanoseconds packet_work{0};
 
   /// Of those who have neither target nor deadline; a bound, so that the others are not forgotten sooner.
@@ -135,11 +136,11 @@ struct late_binding {
     if (least_slack < patient / 2) {
       return queue.packets_in_flight < on_their_way(queue) ? packet(queue, commit_reason::keep_busy) : decision::hold();
     }
-    const nanoseconds two_leads = std::max(queue.rates.busy_target, 2 * queue.lead);
+    const nanoseconds ahead = two_leads(queue);
     const bool has_place = queue.idle_workers > 0 && queue.packets_in_flight < side_by_side;
-    if (has_place || queue.work_in_flight < two_leads) return packet(queue, commit_reason::keep_busy);
+    if (has_place || queue.work_in_flight < ahead) return packet(queue, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
-    return decision::hold_until(now + (queue.work_in_flight - two_leads) + nanoseconds{1});
+    return decision::hold_until(now + (queue.work_in_flight - ahead) + nanoseconds{1});
   }
 
 private:
@@ -147,6 +148,10 @@ private:
     const auto slack = std::clamp<std::chrono::nanoseconds>(queue.latest_start - now - queue.ahead(), {}, patient);
     const auto mine = queue.wanted ? slack : patient;
     least_slack = std::min(mine, least_slack + (mine - least_slack) / 256);
+  }
+
+  static std::chrono::nanoseconds two_leads(const queue_view& queue) noexcept {
+    return std::max(queue.rates.busy_target, 2 * queue.lead);
   }
 
   /// What a packet holds, where somebody is in a hurry.
@@ -163,7 +168,7 @@ private:
 
   decision packet(const queue_view& queue, commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
-    if (packet_work.count() != 0 || queue.wanted) verdict.max_work = enough(queue);
+    verdict.max_work = packet_work.count() != 0 || queue.wanted ? enough(queue) : two_leads(queue);
     return verdict;
   }
 };
