@@ -8,59 +8,47 @@
 //                            \--cancel, expire, abort_pending--> done
 //
 // What follows in a chain comes in when the one before it is committed: created --next--> held --next--> pending.
+//
+// The flow is here. What it rests on has rooms of its own: who waits (coalescer.hpp, waiting_room.hpp before it), who
+// leaves by the clock (expiry.hpp), what is expected (forecast.hpp), packets in flight (flight.hpp), what was given up
+// in them (orphans.hpp), the way along a chain (chain_links.hpp).
 #pragma once
 
 #include <cohort/backend/backend.hpp>
 #include <cohort/config.hpp>
 #include <cohort/error.hpp>
 #include <cohort/op.hpp>
+#include <cohort/schedule/chain_links.hpp>
 #include <cohort/schedule/coalescer.hpp>
-#include <cohort/schedule/device_backlog.hpp>
-#include <cohort/schedule/indexed_heap.hpp>
+#include <cohort/schedule/expiry.hpp>
+#include <cohort/schedule/flight.hpp>
+#include <cohort/schedule/forecast.hpp>
 #include <cohort/schedule/intrusive_list.hpp>
 #include <cohort/schedule/latency_model.hpp>
 #include <cohort/schedule/observer.hpp>
-#include <cohort/schedule/orphan_pool.hpp>
+#include <cohort/schedule/orphans.hpp>
 #include <cohort/schedule/packet.hpp>
 #include <cohort/schedule/packet_builder.hpp>
 #include <cohort/schedule/packet_report.hpp>
 #include <cohort/schedule/policy.hpp>
+#include <cohort/schedule/scheduler_options.hpp>
 #include <cohort/schedule/straggler_watch.hpp>
 #include <cohort/schedule/submission.hpp>
 #include <cohort/schedule/tenant_table.hpp>
+#include <cohort/schedule/waiting_room.hpp>
 #include <cohort/schedule/work_share.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cassert>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
-#include <vector>
 
 namespace cohort::inline COHORT_ABI {
-
-/// What may share a packet.
-enum class coalescing : std::uint8_t {
-  fuse_and_pack,  ///< equal keys become one record; different records share packets
-  pack_only,      ///< one record per submission; records share packets
-  none,           ///< one submission per packet
-};
-
-/// Set once, at construction. No value changes the result of an op.
-struct scheduler_options {
-  coalescing coalesce = coalescing::fuse_and_pack;
-  std::uint32_t max_fused_rows = 4096;  ///< sum of `rows` in one record; a single taller member has a record of its own
-  std::uint32_t max_members = 1024;     ///< submissions in one record; 0 counts as 1, more than 65535 as 65535
-  std::size_t expected_keys = 256;      ///< different keys pending together for which memory is taken up front
-  /// Submissions by which one may be overtaken before it goes first whatever its slack: nobody starves.
-  std::uint64_t max_overtaken = 16'384;
-};
 
 /// Decides what is computed together and when. All times are passed in and should not run backwards.
 ///
@@ -84,9 +72,8 @@ public:
         max_overtaken_(options.max_overtaken),
         policy_(std::move(policy)),
         queue_(ops, options.coalesce == coalescing::fuse_and_pack, options.expected_keys, order),
-        model_(rates, ops.size()) {
-    reserve_flights(std::clamp(rates.max_packets, 4u, 1024u));
-  }
+        forecast_(rates, ops.size()),
+        flights_(std::clamp(rates.max_packets, 4u, 1024u)) {}
 
   /// Submissions that are still inside when it is destroyed are not told: `abort_pending` and `complete` come first.
   ~scheduler() = default;
@@ -101,7 +88,7 @@ public:
     tenants_.set(id, options);
     if (stragglers_ != nullptr) stragglers_->reserve_tenants(tenants_.size());
     if (observer_ != nullptr) observer_->tenant_set(id, options);
-    look_at(tenants_[id]);
+    aside_.look_at(tenants_[id]);
   }
 
   /// Refuses what comes from a tenant from now on; what it has inside goes on.
@@ -130,7 +117,7 @@ public:
   /// with the same error. Each counts as a submission when its turn comes, and all meet one deadline.
   void submit(submission& whole, time_point now) {
     assert(whole.state == submission_state::created);
-    submission& one = whole.in_chain() ? first_of(whole) : whole;
+    submission& one = whole.in_chain() ? detail::first_of(whole) : whole;
     begin(one, now);
     detail::tenant_state* const known = tenants_.find(one.tenant);
     if (known == nullptr) [[unlikely]] {
@@ -142,22 +129,22 @@ public:
       return refuse(one, errc::evicted, tenant);
     }
 
-    const std::int64_t at = since_epoch(now);
+    const std::int64_t at = detail::since_epoch(now);
     const std::int64_t usual = at + tenant.target_ns;
     const bool limited = one.expires != time_point::max();
     if (limited) {
       if (one.expires <= now) return refuse(one, errc::timed_out, tenant);
       one.deadline = std::min(one.deadline, one.expires);
     }
-    const std::int64_t deadline = std::min(since_epoch(one.deadline), usual);
+    const std::int64_t deadline = std::min(detail::since_epoch(one.deadline), usual);
     one.deadline = time_point{std::chrono::nanoseconds{deadline}};
     one.wanted = tenant.wants || deadline < usual;
-    assess(one, deadline);
-    const std::int64_t begins = moment_of(now).begins;
+    forecast_.assess(one, deadline);
+    const detail::forecast::moment& moment = forecast_.moment_of(now);
     if (tenant.when_late == late_work::drop) {
       if (deadline <= at) return refuse(one, errc::deadline_passed, tenant);
       if (!idle()) {
-        if (begins > one.latest_start) return refuse(one, errc::deadline_unreachable, tenant);
+        if (moment.begins > one.latest_start) return refuse(one, errc::deadline_unreachable, tenant);
         one.droppable = true;
       }
     }
@@ -171,23 +158,22 @@ public:
     if (leaves) expiry_.reserve_one();
     detail::bucket* const home = wait ? nullptr : &queue_.home_of(one);  // nothing below allocates
     const double paid = tenants_.charge(tenant, one.charged_ns, static_cast<double>(at));
-    one.turn.due = std::max(share_of_time(one, at, deadline), static_cast<std::int64_t>(paid));
+    one.turn.due = std::max(detail::share_of_time(one, at, deadline), static_cast<std::int64_t>(paid));
     if (deadline == usual) {  // predictions change, and must not make a tenant's submissions overtake each other
       one.turn.due = std::max(one.turn.due, tenant.last_due);
       tenant.last_due = one.turn.due;
     }
-    if (!one.droppable && begins > one.latest_start) put_behind(one, now);
-    one.busy_before = moment_.busy;
+    if (!one.droppable && moment.begins > one.latest_start) put_behind(one, now);
+    one.busy_before = moment.busy;
     if (wait) {
       one.next = nullptr;  // whoever brought it may have left it
-      tenant.aside.push_back(one);
-      ++aside_;
+      aside_.add(one);
     } else {
       queue_.add(one, *home);
       ++tenant.pending;
     }
     one.state = submission_state::pending;
-    if (leaves) expire_later(one);
+    if (leaves) expiry_.add(one);
     count_in(one, now);
   }
 
@@ -209,7 +195,7 @@ public:
   bool expire(time_point now) noexcept {
     bool any = false;
     while (submission* const one = expiry_.front()) {
-      if (one->latest_start >= since_epoch(now)) break;
+      if (one->latest_start >= detail::since_epoch(now)) break;
       any = true;
       if (one->expires > now) {
         drop(*one, now);
@@ -231,10 +217,10 @@ public:
   ///        for their share of the device then
   std::span<const std::byte> next(time_point now, std::span<std::byte> storage, std::chrono::nanoseconds lead = {},
                                   double growth = 1) {
-    if (spare_flights_.empty()) reserve_flights(2 * flights_.size());
+    flights_.reserve_one();
     ask_again_.reset();
     expire(now);
-    let_in();
+    aside_.let_in(queue_, tenants_);
     if (held_count_ > 0) let_held_in();
     while (queue_.size() > 0) {
       const queue_view view = look(now + lead);
@@ -243,9 +229,9 @@ public:
         ask_again_ = verdict.ask_again;
         break;
       }
-      flight& packet = *spare_flights_.back();
+      detail::flight& packet = flights_.forming();
       fill(packet, storage, std::min(verdict.max_submissions, most_per_packet_),
-           static_cast<double>(verdict.max_work.count()), since_epoch(now + lead + view.ahead()), growth, now);
+           static_cast<double>(verdict.max_work.count()), detail::since_epoch(now + lead + view.ahead()), growth, now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
       if (held_count_ > 0) let_held_in();  // who had nothing to do may have been followed
@@ -256,28 +242,14 @@ public:
   /// A packet left the device: its members are done with `result`. Returns them linked by `next`, by record and within
   /// a record by urgency; null for a sequence number that is not in flight, and when all its members were given up.
   submission* complete(std::uint32_t sequence, const error_code& result, time_point now) noexcept {
-    const auto place = find_flight(sequence);
-    if (place == flights_.end()) return nullptr;
-    flight* const found = place->get();
-    moment_ = {};
+    detail::flight* const found = flights_.find(sequence);
+    if (found == nullptr) return nullptr;
+    const auto [began, measured, predicted] = forecast_.completed(*found, !result.failed(), now);
     submission* members = found->members.release();
-    backlog_.completed(nanoseconds(found->work_ns), now);
     submissions_in_flight_ -= found->count;
     tiles_in_flight_ -= found->tiles;
     share_.gone(found->weight);
-    // Packets run one after the other: this one began when it was committed, or when the one before it was through.
-    const time_point began = std::min(std::max(found->committed, last_completion_), now);
-    const auto measured = now - began;
-    const bool led = last_completion_ < found->committed + nanoseconds(model_.lead());
-    const auto predicted =
-        found->work_ns + (led ? model_.lead() - static_cast<double>((began - found->committed).count()) : 0);
-    last_completion_ = std::max(now, last_completion_);
     const double measured_ns = result.failed() ? 0 : static_cast<double>(measured.count());
-    if (!result.failed()) {
-      estimate_.op = no_op_index;
-      model_.measured(found->parts.data(), found->part_count, found->work_ns, led,
-                      static_cast<double>((now - (led ? std::min(found->committed, now) : began)).count()));
-    }
     std::uint32_t missed = 0;
     const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
     const double each_ns = measured_ns / found->count;
@@ -296,8 +268,8 @@ public:
         if (!one->orphan) {
           ++completed;
           if (now > one->deadline && one->followers == 0) ++late;
-          if (one->expiring) unexpire(*one);
-          finish(*one, one->in_chain() && one->result.failed() ? one->result : result);
+          if (one->expiring) expiry_.remove(*one);
+          detail::finish(*one, one->in_chain() && one->result.failed() ? one->result : result);
         }
         one = one->next;
       } while (one != nullptr && one->account == &tenant);
@@ -310,31 +282,29 @@ public:
       departed(tenant);
     }
     statistics_.missed += missed;
-    statistics_.prediction_error = model_.error();
+    statistics_.prediction_error = forecast_.model().error();
     if constexpr (requires(const packet_outcome& outcome) { policy_.completed(outcome); }) {
       policy_.completed(packet_outcome{found->count, missed, measured});
     }
-    if (stragglers_ != nullptr) inform_watch(*found, members, measured_ns, now);
+    if (stragglers_ != nullptr) {
+      found->inform(*stragglers_, forecast_.model().overhead(), members, measured_ns, now);
+    }
     if (observer_ != nullptr) {
       observer_->completed(packet_result{.sequence = sequence,
                                          .result = result,
                                          .committed = found->committed,
                                          .began = began,
                                          .ended = now,
-                                         .predicted = nanoseconds(predicted),
+                                         .predicted = detail::to_nanoseconds(predicted),
                                          .submissions = found->count,
                                          .missed = missed,
                                          .members = members,
                                          .service_scale = share});
     }
-    if (found->orphans > 0) members = without_orphans(members, found->orphans);
+    if (found->orphans > 0) members = orphans_.without_orphans(members, found->orphans);
     if ((found->flags & packet_is_followed) != 0) members = ends_of_chains(members, now);
-    const bool gave_up = found->orphans > 0;
-    spare_flights_.push_back(std::move(*place));
-    if (*place != flights_.back()) *place = std::move(flights_.back());
-    flights_.pop_back();
-    if (gave_up) count_complete();
-    if (flights_.empty()) busy_sum_ += (now - busy_since_).count();
+    flights_.remove(*found);
+    if (found->orphans > 0) orphans_.count_complete(flights_);
     return members;
   }
 
@@ -342,9 +312,9 @@ public:
   /// again, because a backend wants numbers without gaps.
   submission* refuse(std::uint32_t sequence, error_code result, time_point now) noexcept {
     const std::size_t before = flights_.size();
-    const time_point last_completion = last_completion_;
+    const time_point last_completion = forecast_.last_completion();
     submission* const members = complete(sequence, result, now);
-    last_completion_ = last_completion;  // it never ran: the packets in flight did not wait for it
+    forecast_.put_back(last_completion);  // it never ran: the packets in flight did not wait for it
     if (flights_.size() < before && sequence == sequence_) {
       sequence_ = sequence_before_;
       --packets_;
@@ -363,13 +333,13 @@ public:
     detail::submission_chain all;
     const auto abort = [&](submission& one) {
       withdraw(one, result);
-      if (submission* const told = who_is_told(one)) all.push_back(*told);
+      if (submission* const told = detail::who_is_told(one)) all.push_back(*told);
       ++statistics_.aborted;
       if (observer_ != nullptr) observer_->ended(one, ending::aborted, now);
     };
     while (submission* const one = queue_.oldest()) abort(*one);
     while (submission* const one = held_.front()) abort(*one);
-    for (tenant_id id = 0; aside_ > 0; ++id) {
+    for (tenant_id id = 0; aside_.size() > 0; ++id) {
       while (submission* const one = tenants_[id].aside.front()) abort(*one);
     }
     ask_again_.reset();
@@ -381,33 +351,26 @@ public:
   std::optional<time_point> ask_again() const noexcept {
     // A policy that holds has nobody to wait for when all have left by another way.
     const std::optional<time_point> held = pending() > 0 ? ask_again_ : std::nullopt;
-    const submission* const first = expiry_.front();
-    if (first == nullptr) return held;
-    const time_point expiry{std::chrono::nanoseconds{first->latest_start + 1}};
-    return held ? std::min(*held, expiry) : expiry;
+    const std::optional<time_point> expiry = expiry_.due();
+    if (!expiry) return held;
+    return held ? std::min(*held, *expiry) : expiry;
   }
 
   /// Tells the policy that nothing more will be submitted (or takes it back). Call `next` after it.
   void drain_mode(bool draining) noexcept { draining_ = draining; }
 
   /// With those that wait before the queue. Of a chain at most one.
-  std::size_t pending() const noexcept { return queue_.size() + aside_ + held_count_; }
+  std::size_t pending() const noexcept { return queue_.size() + aside_.size() + held_count_; }
   std::size_t packets_in_flight() const noexcept { return flights_.size(); }
   std::size_t submissions_in_flight() const noexcept { return submissions_in_flight_; }
 
-  /// Work that was given up and may still run.
-  struct given_up_work {
-    std::size_t orphans = 0;     ///< submissions that were cancelled or timed out, and whose packet is not complete
-    std::uint64_t packets = 0;   ///< packets that ever held some, numbered from 1 as they lost their first waiter
-    std::uint64_t complete = 0;  ///< the first so many of them are complete
-    friend bool operator==(const given_up_work&, const given_up_work&) = default;
-  };
+  using given_up_work = cohort::given_up_work;
 
   /// What a descriptor of theirs points to is the device's while `orphans` is not 0.
-  const given_up_work& given_up() const noexcept { return given_up_; }
+  const given_up_work& given_up() const noexcept { return orphans_.given_up(); }
 
   /// Estimated device time until everything committed is complete.
-  std::chrono::nanoseconds work_in_flight(time_point now) const noexcept { return backlog_.left(now); }
+  std::chrono::nanoseconds work_in_flight(time_point now) const noexcept { return forecast_.left(now); }
 
   /// Who is told of what happens from now on; null: nobody. It must outlive the scheduler.
   void observe(schedule_observer* observer) {
@@ -428,100 +391,14 @@ public:
   const scheduler_statistics& statistics() const noexcept { return statistics_; }
 
   /// What was learned of the device.
-  const latency_model& latencies() const noexcept { return model_; }
+  const latency_model& latencies() const noexcept { return forecast_.model(); }
 
   Policy& used_policy() noexcept { return policy_; }
 
 private:
   static constexpr ordering order = detail::order_of<Policy>();
 
-  struct expiry_of {
-    std::uint32_t& operator()(submission& one) const noexcept { return one.expiry; }
-  };
-  struct leaving {
-    rank operator()(const submission& one) const noexcept { return {one.latest_start, one.id}; }
-  };
-
-  static constexpr std::uint16_t no_op_index = std::numeric_limits<std::uint16_t>::max();
-
-  /// How long a record of one kind takes, and where in its packet's `parts` it counts.
-  struct record_class {
-    std::uint16_t op = no_op_index;
-    std::uint32_t position = 0;
-    double roofline_ns = 0;
-    double predicted_ns = 0;
-  };
-
-  /// What all records of one kind with one member have in common in a packet.
-  struct lone_class {
-    std::uint16_t op = no_op_index;
-    std::uint32_t workers = 0;  // their share of them
-    op_cost cost{};
-    double roofline_ns = 0;
-  };
-
-  /// What is counted of a packet.
-  struct flight_counts {
-    std::uint32_t sequence = 0;
-    std::uint32_t count = 0;
-    std::uint32_t fused = 0;
-    std::uint32_t tiles = 0;  // known when it is committed
-    std::uint32_t part_count = 0;
-    std::uint32_t orphans = 0;
-    std::uint32_t flags = 0;     // as in its header
-    bool chained = false;        // it holds links of chains
-    std::uint64_t number = 0;    // among all packets, from 1
-    std::uint64_t given_up = 0;  // its number among the packets with orphans
-    detail::submission_chain members{};
-    time_point oldest = time_point::max();
-    time_point committed{};
-    time_point first_deadline = time_point::max();
-    double work_ns = 0;             // predicted
-    double padding_ns = 0;          // the part of it that computes nothing; told to observers alone
-    double records_ns = 0;          // predicted, without overhead
-    double workers_per_weight = 0;  // as `work_share` says when it is begun
-    std::int64_t waited = 0;
-    std::int64_t weight = 0;    // of its members, as `work_share` counts
-    std::uint64_t company = 0;  // as the watch for stragglers says who may ride together
-    std::int64_t waited_hidden = 0;
-    record_class last{};  // of the newest record
-    lone_class lone{};    // of the newest record with one member that `place_alone` made
-  };
-
-  /// One committed packet.
-  struct flight : flight_counts {
-    // By class, `part_count` of them. Records of further classes count in the packet's time and teach nothing.
-    std::array<latency_model::part, 8> parts{};
-    std::array<double, 8> work_of_part{};  // by the rates alone
-  };
-  using flights = std::vector<std::unique_ptr<flight>>;
-
   enum class outcome : std::uint8_t { placed, settled, full };
-
-  /// What the model says of a submission. Kept until the model learns: a burst is mostly of one kind.
-  struct estimate {
-    std::uint16_t op = no_op_index;
-    op_cost cost{};
-    std::int64_t weight = 0;
-    double charged_ns = 0;
-    double work_ns = 0;
-    std::int64_t at_best_ns = 0;
-  };
-
-  const estimate& estimate_of(const submission& one) noexcept {
-    if (one.op_index == estimate_.op && one.cost == estimate_.cost) return estimate_;
-    const double roofline = model_.roofline(one.cost);
-    const double charged = model_.predict(one.op_index, roofline, false);
-    const double work = charged + model_.overhead() + model_.lead();
-    estimate_ = {.op = one.op_index,
-                 .cost = one.cost,
-                 .weight = detail::work_share::weight(roofline),
-                 .charged_ns = charged,
-                 .work_ns = work,
-                 // Late is what would be late even if the prediction is too long by as much as predictions usually err.
-                 .at_best_ns = static_cast<std::int64_t>(model_.at_best(work))};
-    return estimate_;
-  }
 
   /// What the scheduler keeps of a submission, as of one that has just come.
   void begin(submission& one, time_point now) noexcept {
@@ -534,14 +411,6 @@ private:
     one.previous = one.older = one.newer = nullptr;
   }
 
-  void assess(submission& one, std::int64_t deadline) noexcept {
-    const estimate& expected = estimate_of(one);
-    one.weight = expected.weight;
-    one.charged_ns = expected.charged_ns;
-    one.work_ns = expected.work_ns;
-    one.latest_start = deadline - expected.at_best_ns;
-  }
-
   void count_in(submission& one, time_point now) noexcept {
     share_.pending(one.weight);
     ++statistics_.submitted;
@@ -549,51 +418,7 @@ private:
     if (observer_ != nullptr) observer_->arrived(one, now);
   }
 
-  /// What holds for all that are submitted at one time, between packets: a burst mostly is.
-  struct moment {
-    time_point now = time_point::min();
-    std::int64_t begins = 0;  // when a packet would that is committed now, in ns since the epoch
-    std::int64_t busy = 0;
-  };
-
-  const moment& moment_of(time_point now) noexcept {
-    if (now != moment_.now) [[unlikely]]
-      moment_ = {.now = now, .begins = since_epoch(now) + ahead(now).count(), .busy = busy(now)};
-    return moment_;
-  }
-
-  static std::int64_t since_epoch(time_point t) noexcept {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(t.time_since_epoch()).count();
-  }
-
-  static std::chrono::nanoseconds nanoseconds(double ns) noexcept {
-    return std::chrono::nanoseconds{static_cast<std::int64_t>(std::clamp(ns, 0.0, 3.6e12))};
-  }
-
-  /// Room for so many packets. Strong guarantee.
-  void reserve_flights(std::size_t count) {
-    flights_.reserve(count);
-    spare_flights_.reserve(count);
-    while (flights_.size() + spare_flights_.size() < count) spare_flights_.push_back(std::make_unique<flight>());
-  }
-
-  auto find_flight(std::uint32_t sequence) noexcept {
-    return std::find_if(flights_.begin(), flights_.end(),
-                        [sequence](const auto& packet) { return packet->sequence == sequence; });
-  }
-
   bool idle() const noexcept { return flights_.empty() && pending() == 0; }
-
-  /// Nanoseconds in which packets were in flight.
-  std::int64_t busy(time_point now) const noexcept {
-    return flights_.empty() ? busy_sum_ : busy_sum_ + (now - busy_since_).count();
-  }
-
-  /// How much later than on an idle device a packet begins that is committed now.
-  std::chrono::nanoseconds ahead(time_point now) const noexcept {
-    if (flights_.empty()) return std::chrono::nanoseconds{0};
-    return std::max(backlog_.left(now) - nanoseconds(model_.lead()), std::chrono::nanoseconds{0});
-  }
 
   queue_view look(time_point now) const noexcept {
     return {.pending = queue_.size(),
@@ -601,9 +426,9 @@ private:
             .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
             .idle_workers =
                 shape_.workers - static_cast<std::uint32_t>(std::min<std::uint64_t>(tiles_in_flight_, shape_.workers)),
-            .work_in_flight = backlog_.left(now),
-            .lead = nanoseconds(model_.lead()),
-            .round_trip = nanoseconds(model_.lead() + model_.overhead()),
+            .work_in_flight = forecast_.left(now),
+            .lead = forecast_.lead(),
+            .round_trip = detail::to_nanoseconds(forecast_.model().lead() + forecast_.model().overhead()),
             .rates = rates_,
             .draining = draining_,
             .latest_start = time_point{std::chrono::nanoseconds{queue_.front()->turn.due}},
@@ -612,14 +437,14 @@ private:
 
   /// Fills a packet from the buckets in their turn. One that stays empty has settled at least one submission.
   /// \param begins when it will run, in ns since the epoch
-  void fill(flight& packet, std::span<std::byte> storage, std::uint32_t budget, double max_work_ns, std::int64_t begins,
-            double growth, time_point now) noexcept {
+  void fill(detail::flight& packet, std::span<std::byte> storage, std::uint32_t budget, double max_work_ns,
+            std::int64_t begins, double growth, time_point now) noexcept {
     // Member by member: nvcc re-emits a list of some by position.
-    static_cast<flight_counts&>(packet) = flight_counts();
+    static_cast<detail::flight_counts&>(packet) = detail::flight_counts();
     packet.sequence = detail::next_sequence(sequence_);
     packet.number = packets_ + 1;
     packet.committed = now;
-    packet.work_ns = model_.overhead();
+    packet.work_ns = forecast_.model().overhead();
     packet.workers_per_weight = share_.rate(shape_.workers, growth);
     builder_.begin(storage, packet.sequence);
     if constexpr (order == ordering::urgency) {
@@ -627,7 +452,7 @@ private:
       if (queue_.behind(oldest) > max_overtaken_) queue_.rerank(oldest, 0);
     }
     const bool plain = stragglers_ == nullptr && !tenants_.any_cap();
-    const std::int64_t busy_until_now = busy(now);
+    const std::int64_t busy_until_now = forecast_.busy(now);
     const detail::bucket* served = nullptr;
     while (detail::bucket* const turn = queue_.front()) {
       outcome last = outcome::placed;
@@ -651,21 +476,21 @@ private:
   /// Makes a record of the only member of the front bucket, as `place` would: where keys differ that is what most are.
   /// False, and nothing has changed, when it is not that simple: it may have to go elsewhere, there is no room, or
   /// thousands are pending. Nobody looks for stragglers, and no tenant has a cap.
-  bool place_alone(submission& one, flight& packet, std::int64_t begins, std::int64_t busy_until_now,
+  bool place_alone(submission& one, detail::flight& packet, std::int64_t begins, std::int64_t busy_until_now,
                    time_point now) noexcept {
-    const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead());
+    const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - forecast_.model().overhead());
     if (!queue_.has_few()) return false;
     // It may have to be dropped, or to go behind.
     if (starts > one.latest_start && (one.droppable || (order == ordering::urgency && !one.overdue))) return false;
     const op_info& info = ops_[one.op_index];
     if (!builder_.has_room(info.stride)) return false;
 
-    lone_class& kind = packet.lone;
+    detail::lone_class& kind = packet.lone;
     if (one.op_index != kind.op || one.cost != kind.cost) {
       kind.op = one.op_index;
       kind.workers = detail::work_share::of(shape_.workers, one.weight, packet.workers_per_weight);
       kind.cost = one.cost;
-      kind.roofline_ns = model_.roofline(one.cost);
+      kind.roofline_ns = forecast_.model().roofline(one.cost);
     }
     const machine_shape part{.workers = kind.workers, .host = shape_.host};
     const std::uint32_t tiles = builder_.add_alone(one.op_index, one.op, one.op_bytes, info.stride,
@@ -675,22 +500,22 @@ private:
     queue_.remove_alone(one);
     packet.weight += one.weight;
     const double before = packet.records_ns;
-    const double predicted = account_record(packet, one.op_index, kind.roofline_ns);
+    const double predicted = packet.add_record(forecast_.model(), builder_.records(), one.op_index, kind.roofline_ns);
     if (observer_ != nullptr && info.padding != nullptr) [[unlikely]] {
       packet.padding_ns += info.padding(builder_.newest(info.stride), 1, part) * (packet.records_ns - before);
     }
     packet.count += 1;
-    tally sums = tally_of(packet);
+    detail::tally sums(packet, statistics_);
     account_member(packet, one, predicted, busy_until_now, now, sums);
-    keep(sums, packet);
+    sums.keep(packet, statistics_);
     packet.members.push_back(one);
     return true;
   }
 
   /// Makes one record of the first members of a bucket.
-  outcome place(detail::bucket& from, flight& packet, std::uint32_t budget, std::int64_t begins,
+  outcome place(detail::bucket& from, detail::flight& packet, std::uint32_t budget, std::int64_t begins,
                 time_point now) noexcept {
-    const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - model_.overhead());
+    const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - forecast_.model().overhead());
     if constexpr (order == ordering::urgency) {
       // Work that is late already has nothing to lose by waiting for what can still be in time.
       bool reordered = false;
@@ -727,7 +552,7 @@ private:
         company = company_of(*one);  // whoever came before it was dropped
       }
       const bool late = one->droppable && starts > one->latest_start;
-      if (late || over_cap(*one)) [[unlikely]] {
+      if (late || tenants_.over_cap(*one)) [[unlikely]] {
         if (late) {
           drop(*one, now, false);
         } else {
@@ -789,132 +614,56 @@ private:
       if (next != nullptr && next->expiring) expiry_.prefetch(*next);
     }
     const double before = packet.records_ns;
-    account(packet, from.op_index, model_.roofline(flops, bytes), count, taken, now);
+    account(packet, from.op_index, forecast_.model().roofline(flops, bytes), count, taken, now);
     packet.padding_ns += padding * (packet.records_ns - before);
     return outcome::placed;
   }
 
-  /// The class of a record that was closed, which is new in its packet or not.
-  [[gnu::noinline]] record_class part_of(flight& packet, std::uint16_t op, double roofline) noexcept {
-    const bool company = builder_.records() > 1;
-    const std::uint16_t octave = model_.octave_of(roofline);
-    std::uint32_t at = 0;
-    while (at < packet.part_count && (packet.parts[at].op != op || packet.parts[at].octave != octave)) ++at;
-    if (at == packet.part_count && at < packet.parts.size()) {
-      // All members: nvcc re-emits such a list by position.
-      packet.parts[at] = {
-          .op = op, .octave = octave, .company = company, .records = 0, .roofline_ns = roofline, .predicted_ns = 0};
-      packet.work_of_part[at] = 0;
-      ++packet.part_count;
-    }
-    return {.op = op,
-            .position = at,
-            .roofline_ns = roofline,
-            .predicted_ns = model_.predict(op, octave, roofline, company)};
-  }
-
   /// A record was closed: its members are committed.
-  void account(flight& packet, std::uint16_t op, double roofline, std::uint32_t count, detail::submission_chain& taken,
-               time_point now) noexcept {
-    const double predicted = account_record(packet, op, roofline);
+  void account(detail::flight& packet, std::uint16_t op, double roofline, std::uint32_t count,
+               detail::submission_chain& taken, time_point now) noexcept {
+    const double predicted = packet.add_record(forecast_.model(), builder_.records(), op, roofline);
     packet.count += count;
     const double each = count == 1 ? predicted : predicted / count;
-    const std::int64_t busy_until_now = busy(now);
+    const std::int64_t busy_until_now = forecast_.busy(now);
     if (count > 1) packet.fused += count;
-    tally sums = tally_of(packet);
+    detail::tally sums(packet, statistics_);
     for (submission* one = taken.first; one != nullptr; one = one->next) {
       account_member(packet, *one, each, busy_until_now, now, sums);
     }
-    keep(sums, packet);
+    sums.keep(packet, statistics_);
     packet.members.append(taken);
   }
 
-  /// A record was closed: its predicted time.
-  double account_record(flight& packet, std::uint16_t op, double roofline) noexcept {
-    // What was found for the record before holds for one that is like it.
-    if (builder_.records() <= 2 || op != packet.last.op || roofline != packet.last.roofline_ns) [[unlikely]] {
-      if (builder_.records() == 2) give_company(packet);
-      packet.last = part_of(packet, op, roofline);
-    }
-    const double predicted = packet.last.predicted_ns;
-    packet.work_ns += predicted;
-    packet.records_ns += predicted;
-    if (packet.last.position < packet.parts.size()) {
-      latency_model::part& part = packet.parts[packet.last.position];
-      part.records += 1;
-      part.predicted_ns += predicted;
-      packet.work_of_part[packet.last.position] += roofline;
-    }
-    return predicted;
-  }
-
-  /// The first record of a packet has company after all.
-  void give_company(flight& packet) noexcept {
-    latency_model::part& first = packet.parts[0];
-    first.company = true;
-    const double together = model_.predict(first.op, first.octave, first.roofline_ns, true);
-    packet.work_ns += together - first.predicted_ns;
-    packet.records_ns += together - first.predicted_ns;
-    first.predicted_ns = together;
-  }
-
-  /// What a packet's members add up to, in registers while some are committed: in memory it would have to be read again
-  /// for each.
-  struct tally {
-    time_point oldest;
-    time_point first_deadline;
-    std::int64_t waited;
-    std::int64_t waited_hidden;
-    std::uint64_t farthest_behind;
-  };
-
-  tally tally_of(const flight& packet) const noexcept {
-    return {packet.oldest, packet.first_deadline, packet.waited, packet.waited_hidden, statistics_.farthest_behind};
-  }
-
-  void keep(const tally& sums, flight& packet) noexcept {
-    packet.oldest = sums.oldest;
-    packet.first_deadline = sums.first_deadline;
-    packet.waited = sums.waited;
-    packet.waited_hidden = sums.waited_hidden;
-    statistics_.farthest_behind = sums.farthest_behind;
-  }
-
   /// One is committed, as a member of the newest record. Inlined, or the sums would be in memory after all.
-  [[gnu::always_inline]] void account_member(flight& packet, submission& one, double predicted,
-                                             std::int64_t busy_until_now, time_point now, tally& sums) noexcept {
+  [[gnu::always_inline]] void account_member(detail::flight& packet, submission& one, double predicted,
+                                             std::int64_t busy_until_now, time_point now,
+                                             detail::tally& sums) noexcept {
     detail::tenant_state& tenant = *one.account;
-    if (one.expiring) keep_limit(one);
+    if (one.expiring) expiry_.keep_limit(one);
     one.work_ns = predicted;
     one.state = submission_state::committed;
     one.sequence = packet.sequence;
     --tenant.pending;
     ++tenant.in_flight;
     tenant.in_flight_ns += predicted;
-    if (tenant.aside.front() != nullptr) look_at(tenant);
-    sums.oldest = std::min(sums.oldest, one.arrived);
-    sums.first_deadline = std::min(sums.first_deadline, one.deadline);
+    if (tenant.aside.front() != nullptr) aside_.look_at(tenant);
     if (one.in_chain()) [[unlikely]]
       link(packet, one);
-    const std::int64_t own_wait = (now - one.arrived).count();
-    sums.waited += own_wait;
-    sums.waited_hidden += std::min(own_wait, busy_until_now - one.busy_before);
-    sums.farthest_behind = std::max(sums.farthest_behind, queue_.behind(one));
+    sums.add(one, queue_.behind(one), busy_until_now, now);
   }
 
-  std::span<const std::byte> commit(flight& packet, const queue_view& before, commit_reason reason, time_point now) {
+  std::span<const std::byte> commit(detail::flight& packet, const queue_view& before, commit_reason reason,
+                                    time_point now) {
     const std::span<const std::byte> bytes = builder_.finish(packet.flags);
-    moment_ = {};
     sequence_before_ = std::exchange(sequence_, packet.sequence);
     packets_ = packet.number;
-    if (flights_.empty()) busy_since_ = now;
-    flights_.push_back(std::move(spare_flights_.back()));
-    spare_flights_.pop_back();
+    flights_.push();
     submissions_in_flight_ += packet.count;
     packet.tiles = builder_.tiles();
     tiles_in_flight_ += packet.tiles;
-    const auto work = nanoseconds(packet.work_ns);
-    backlog_.committed(work, now, nanoseconds(model_.lead()));
+    const std::chrono::nanoseconds work = detail::to_nanoseconds(packet.work_ns);
+    forecast_.committed(work, now);
 
     statistics_.committed += packet.count;
     statistics_.fused += packet.fused;
@@ -926,24 +675,7 @@ private:
     statistics_.bytes += bytes.size();
     statistics_.packets_by_reason[std::min<std::size_t>(static_cast<std::size_t>(reason), commit_reasons - 1)] += 1;
     if (observer_ != nullptr) {
-      observer_->formed(packet_report{.sequence = packet.sequence,
-                                      .reason = reason,
-                                      .submissions = packet.count,
-                                      .records = builder_.records(),
-                                      .fused_submissions = packet.fused,
-                                      .tiles = builder_.tiles(),
-                                      .bytes = static_cast<std::uint32_t>(bytes.size()),
-                                      .formed = now,
-                                      .oldest_wait = std::max(now - packet.oldest, clock::duration::zero()),
-                                      .waited = std::chrono::nanoseconds{packet.waited},
-                                      .waited_hidden = std::chrono::nanoseconds{packet.waited_hidden},
-                                      .packets_in_flight_before = before.packets_in_flight,
-                                      .work_in_flight_before = before.work_in_flight,
-                                      .estimated_work = work,
-                                      .left_pending = queue_.size(),
-                                      .least_slack = packet.first_deadline - now -
-                                                     std::max(before.work_in_flight, before.lead) - work,
-                                      .padding = packet.records_ns > 0 ? packet.padding_ns / packet.records_ns : 0},
+      observer_->formed(packet.report(reason, before, queue_.size(), builder_.records(), bytes.size(), work),
                         packet.members.first);
     }
     if ((packet.flags & packet_is_followed) != 0) [[unlikely]]
@@ -958,26 +690,11 @@ private:
     return stragglers_ == nullptr ? 0 : stragglers_->company_of(one.op_index, one.tenant);
   }
 
-  void inform_watch(const flight& packet, const submission* members, double measured_ns, time_point now) noexcept {
-    std::uint32_t records = 0;
-    for (std::uint32_t i = 0; i < packet.part_count; ++i) records += packet.parts[i].records;
-    for (std::uint32_t i = 0; i < packet.part_count; ++i) {
-      const latency_model::part& part = packet.parts[i];
-      const double overhead = model_.overhead() * part.records / records;
-      stragglers_->add(straggler_watch::op_share{
-          .op = part.op, .company = part.company, .work_ns = packet.work_of_part[i] + overhead});
-    }
-    for (const submission* one = members; one != nullptr; one = one->next) {
-      stragglers_->add_tenant(one->tenant, std::max(one->work_ns, 1.0));
-    }
-    stragglers_->measured(measured_ns, now);
-  }
-
   // -- ways out of the queue
   // -------------------------------------------------------------------------------------------
 
   void refuse(submission& one, errc why) noexcept {
-    finish(one, why);
+    detail::finish(one, why);
     settle_told(one);
     ++statistics_.submitted;
     ++statistics_.refused;
@@ -995,7 +712,7 @@ private:
 
   /// One that has ended is found in `take_settled`, or the last of its chain is, or nobody yet.
   void settle_told(submission& one) noexcept {
-    if (submission* const told = who_is_told(one)) settled_.push_back(*told);
+    if (submission* const told = detail::who_is_told(one)) settled_.push_back(*told);
   }
 
   /// Takes a pending one out that was cancelled or has timed out.
@@ -1019,10 +736,10 @@ private:
       end_pending(one, errc::timed_out, now);
       return settled_.push_back(one);
     }
-    submission& last = last_of(one);
+    submission& last = detail::last_of(one);
     const bool ended = one.in_chain() ? end_chain(last, errc::timed_out, now) : give_up(one, errc::timed_out);
     if (ended) return settled_.push_back(last);
-    unexpire(one);  // or it would be asked for again
+    expiry_.remove(one);  // or it would be asked for again
   }
 
   void drop(submission& one, time_point now, bool settle_bucket = true) noexcept {
@@ -1038,10 +755,8 @@ private:
     if (one.state == submission_state::held) {
       release_held(one);
     } else if (one.bucket == nullptr) {
-      detail::tenant_state& tenant = *one.account;
-      tenant.aside.erase(one);
-      --aside_;
-      ++tenant.pending;  // `gone` counts it out
+      aside_.remove(one);
+      ++one.account->pending;  // `gone` counts it out
     } else if (settle_bucket) {
       queue_.remove(one);
     } else {
@@ -1053,47 +768,24 @@ private:
   /// A pending submission has left the queue without service.
   void gone(submission& one, error_code result) noexcept {
     detail::tenant_state& tenant = *one.account;
-    unexpire(one);
+    expiry_.remove(one);
     --tenant.pending;
     tenants_.refund(tenant, one.charged_ns);
     share_.gone(one.weight);
     departed(tenant);
-    finish(one, result);
+    detail::finish(one, result);
   }
 
   void departed(detail::tenant_state& tenant) noexcept {
     tenants_.left(tenant);
-    if (tenant.aside.front() != nullptr) look_at(tenant);
-  }
-
-  void expire_later(submission& one) noexcept {
-    const std::int64_t limit = since_epoch(one.expires) - 1;
-    one.latest_start = one.droppable ? std::min(one.latest_start, limit) : limit;
-    expiry_.insert(one);
-    one.expiring = true;
+    if (tenant.aside.front() != nullptr) aside_.look_at(tenant);
   }
 
   /// Due eight of its tenant's targets from now: behind all that can be in time, and not for ever.
   void put_behind(submission& one, time_point now) noexcept {
     one.overdue = true;
     const std::int64_t target = std::min(one.account->target_ns, detail::farthest_target_ns / 8);
-    one.turn.due = std::max(one.turn.due, since_epoch(now) + 8 * target);
-  }
-
-  void unexpire(submission& one) noexcept {
-    if (one.expiring) expiry_.erase(one);
-    one.expiring = one.droppable = false;
-  }
-
-  /// Whoever is committed is not dropped any more, and may still time out.
-  [[gnu::noinline]] void keep_limit(submission& one) noexcept {
-    unexpire(one);
-    if (one.expires != time_point::max()) expire_later(one);
-  }
-
-  static void finish(submission& one, const error_code& result) noexcept {
-    one.state = submission_state::done;
-    one.result = result;
+    one.turn.due = std::max(one.turn.due, detail::since_epoch(now) + 8 * target);
   }
 
   // -- on the device without a waiter
@@ -1103,56 +795,13 @@ private:
   bool give_up(submission& one, errc why) noexcept {
     submission* const orphan = orphans_.take();
     if (orphan == nullptr) return false;
-    flight& packet = **find_flight(one.sequence);
-    unexpire(one);
-    *orphan = one;
-    orphan->op = nullptr;
-    orphan->orphan = true;
-    orphan->follower = nullptr;
-    orphan->followers = 0;
-    finish(*orphan, why);
-    if (packet.orphans == 0) {
-      // Links back are made when they are needed: it takes no longer than to complete the packet.
-      submission* before = nullptr;
-      for (submission* each = packet.members.first; each != nullptr; each = each->next) {
-        each->previous = std::exchange(before, each);
-      }
-      packet.given_up = ++given_up_.packets;
-    }
-    ++packet.orphans;
-    ++given_up_.orphans;
-    orphan->previous = std::exchange(one.previous, nullptr);
-    orphan->next = std::exchange(one.next, nullptr);
-    (orphan->previous != nullptr ? orphan->previous->next : packet.members.first) = orphan;
-    (orphan->next != nullptr ? orphan->next->previous : packet.members.last) = orphan;
+    expiry_.remove(one);
+    detail::finish(one, why);
+    orphans_.stand_in(*orphan, one, *flights_.find(one.sequence));
     detail::tenant_state& tenant = *one.account;
     ++(why == errc::timed_out ? tenant.counters.timed_out : tenant.counters.cancelled);
     ++statistics_.orphaned;
-    finish(one, why);
     return true;
-  }
-
-  /// A packet of `members` is complete: sets its orphans free and returns the others.
-  submission* without_orphans(submission* members, std::uint32_t orphans) noexcept {
-    detail::submission_chain others;
-    while (members != nullptr) {
-      submission& one = *std::exchange(members, members->next);
-      if (one.orphan) {
-        orphans_.give_back(one);
-      } else {
-        one.previous = nullptr;
-        others.push_back(one);
-      }
-    }
-    given_up_.orphans -= orphans;
-    return others.release();
-  }
-
-  void count_complete() noexcept {
-    given_up_.complete = given_up_.packets;
-    for (const auto& packet : flights_) {
-      if (packet->orphans > 0) given_up_.complete = std::min(given_up_.complete, packet->given_up - 1);
-    }
   }
 
   // -- chains
@@ -1162,33 +811,14 @@ private:
   /// device.
   static constexpr std::int32_t held_for = 4;
 
-  static submission& first_of(submission& last) noexcept {
-    submission& first = *last.follower;
-    first.tenant = last.tenant;
-    first.deadline = last.deadline;
-    first.expires = last.expires;
-    return first;
-  }
-
-  static submission& last_of(submission& one) noexcept {
-    submission* last = &one;
-    while (last->followers > 0) last = last->follower;
-    return *last;
-  }
-
-  /// When it is due, of a chain that is due at `deadline`: each that is left has an equal share of the time until then.
-  static std::int64_t share_of_time(const submission& one, std::int64_t now, std::int64_t deadline) noexcept {
-    return one.followers == 0 ? deadline : now + (deadline - now) / (std::int64_t{one.followers} + 1);
-  }
-
   /// A packet holds one of a chain.
-  [[gnu::noinline]] void link(flight& packet, const submission& one) noexcept {
+  [[gnu::noinline]] void link(detail::flight& packet, const submission& one) noexcept {
     packet.chained = true;
     if (one.followers > 0) packet.flags |= packet_is_followed;
     if (one.after == 0) return;
-    const auto before = find_flight(one.after);
-    if (before == flights_.end()) return;
-    builder_.come_after(1u << std::min<std::uint64_t>(packet.number - (*before)->number - 1, 31));
+    const detail::flight* const before = flights_.find(one.after);
+    if (before == nullptr) return;
+    builder_.come_after(1u << std::min<std::uint64_t>(packet.number - before->number - 1, 31));
   }
 
   /// A packet was committed: takes in what follows its members.
@@ -1214,21 +844,22 @@ private:
     try {
       if (limited || one.droppable) expiry_.reserve_one();
     } catch (const std::bad_alloc&) {
-      finish(one, errc::out_of_memory);
+      detail::finish(one, errc::out_of_memory);
       return settle_told(one);
     }
-    const std::int64_t deadline = since_epoch(one.deadline);
-    const std::int64_t at = since_epoch(now);
-    assess(one, deadline);
+    const std::int64_t deadline = detail::since_epoch(one.deadline);
+    const std::int64_t at = detail::since_epoch(now);
+    forecast_.assess(one, deadline);
     const double paid = tenants_.charge(*one.account, one.charged_ns, static_cast<double>(at));
-    one.turn.due = std::max(share_of_time(one, at, deadline), static_cast<std::int64_t>(paid));
-    if (!one.droppable && moment_of(now).begins > one.latest_start) put_behind(one, now);
-    one.busy_before = moment_of(now).busy;
+    one.turn.due = std::max(detail::share_of_time(one, at, deadline), static_cast<std::int64_t>(paid));
+    const detail::forecast::moment& moment = forecast_.moment_of(now);
+    if (!one.droppable && moment.begins > one.latest_start) put_behind(one, now);
+    one.busy_before = moment.busy;
     one.state = submission_state::held;
     held_.push_back(one);
     ++held_count_;
     ++one.account->pending;
-    if (limited || one.droppable) expire_later(one);
+    if (limited || one.droppable) expiry_.add(one);
     count_in(one, now);
   }
 
@@ -1237,7 +868,7 @@ private:
     const std::uint32_t next = queue_.size() == 0 ? held_.front()->after : 0;
     while (submission* const one = held_.front()) {
       const bool newly = one->after != 0 && static_cast<std::int32_t>(sequence_ - one->after) < held_for;
-      if (newly && one->after != next && find_flight(one->after) != flights_.end()) break;
+      if (newly && one->after != next && flights_.find(one->after) != nullptr) break;
       detail::bucket& home = queue_.home_of(*one);
       release_held(*one);
       one->state = submission_state::pending;
@@ -1248,19 +879,6 @@ private:
   void release_held(submission& one) noexcept {
     held_.erase(one);
     --held_count_;
-  }
-
-  /// Who is to be told of a submission that has ended, pending or at the end of its chain: itself; the last of its
-  /// chain, which ends with it; nobody yet when others of the chain are still on the device, which tell when they come
-  /// back.
-  submission* who_is_told(submission& one) noexcept {
-    if (!one.in_chain()) return &one;
-    submission& last = last_of(one);
-    if (&last != &one) finish(last, one.result);
-    for (const submission* each = last.follower; each != &one; each = each->follower) {
-      if (each->state == submission_state::committed) return nullptr;
-    }
-    return &last;
   }
 
   /// Ends a chain that is inside, all of it: what is on the device is given up, what waits leaves. False, and it goes
@@ -1279,7 +897,7 @@ private:
     }
     if (waiting != nullptr) end_pending(*waiting, why, now);
     if (waiting == nullptr && !inside) return false;
-    finish(last, why);
+    detail::finish(last, why);
     return true;
   }
 
@@ -1288,7 +906,7 @@ private:
     detail::submission_chain told;
     while (members != nullptr) {
       submission& one = *std::exchange(members, members->next);
-      submission* const next = one.followers == 0 ? &one : one_that_follows(one);
+      submission* const next = one.followers == 0 ? &one : detail::one_that_follows(one);
       if (next == &one) {
         told.push_back(one);
       } else if (next->state == submission_state::done) {  // the last, which had nothing to do or was ended early
@@ -1302,59 +920,19 @@ private:
         withdraw(*next, one.result);
         ++statistics_.aborted;
         if (observer_ != nullptr) observer_->ended(*next, ending::aborted, now);
-        if (submission* const last = who_is_told(*next)) told.push_back(*last);
+        if (submission* const last = detail::who_is_told(*next)) told.push_back(*last);
       }
     }
     return told.release();
   }
 
-  /// The next of its chain that is inside, or the last.
-  static submission* one_that_follows(submission& one) noexcept {
-    submission* next = one.follower;
-    while (next->followers > 0 && (next->state == submission_state::done || next->state == submission_state::created)) {
-      next = next->follower;
-    }
-    return next;
-  }
-
   // -- before the queue
   // ------------------------------------------------------------------------------------------------
 
-  bool over_cap(const submission& one) const noexcept {
-    if (!tenants_.any_cap()) return false;
-    const detail::tenant_state& tenant = *one.account;
-    return tenant.in_flight > 0 && tenant.in_flight_ns + one.charged_ns > tenant.in_flight_cap_ns;
-  }
-
   void set_aside(submission& one) noexcept {
-    detail::tenant_state& tenant = *one.account;
     queue_.take(one);
-    --tenant.pending;
-    tenant.aside.push_back(one);
-    ++aside_;
-  }
-
-  void look_at(detail::tenant_state& tenant) noexcept {
-    if (tenant.to_look_at) return;
-    tenant.to_look_at = true;
-    tenant.next_to_look_at = to_look_at_;
-    to_look_at_ = &tenant;
-  }
-
-  /// Lets those in who wait before a queue that has room again.
-  void let_in() {
-    while (detail::tenant_state* const tenant = to_look_at_) {
-      while (submission* const one = tenant->aside.front()) {
-        if (tenant->pending >= tenant->queue_capacity || over_cap(*one)) break;
-        detail::bucket& home = queue_.home_of(*one);
-        tenant->aside.erase(*one);
-        --aside_;
-        queue_.add(*one, home);
-        ++tenant->pending;
-      }
-      to_look_at_ = tenant->next_to_look_at;
-      tenant->to_look_at = false;
-    }
+    --one.account->pending;
+    aside_.add(one);
   }
 
   std::span<const op_info> ops_;
@@ -1366,31 +944,22 @@ private:
   std::uint64_t max_overtaken_;
   Policy policy_;
   detail::coalescer queue_;
-  detail::indexed_heap<submission, expiry_of, leaving> expiry_;
+  detail::expiry expiry_;
   detail::tenant_table tenants_;
-  detail::tenant_state* to_look_at_ = nullptr;
-  detail::orphan_pool orphans_{64};
-  given_up_work given_up_{};
+  detail::waiting_room aside_;
+  detail::orphans orphans_;
   packet_builder builder_;
-  latency_model model_;
-  estimate estimate_{};
-  moment moment_{};
-  detail::device_backlog backlog_;
+  detail::forecast forecast_;
   detail::work_share share_;
-  flights flights_;        // a handful, in no order: a linear search over them beats any map
-  flights spare_flights_;  // the last of them is the packet that is being formed
+  detail::flight_table flights_;
   detail::submission_chain settled_;
   std::uint32_t sequence_ = 0;  // of the newest packet
   std::uint32_t sequence_before_ = 0;
   std::uint64_t packets_ = 0;  // committed, and not refused
   std::size_t submissions_in_flight_ = 0;
   std::uint64_t tiles_in_flight_ = 0;
-  std::size_t aside_ = 0;
   detail::intrusive_list<submission, &submission::older, &submission::newer> held_;  // in the order of their packets
   std::size_t held_count_ = 0;
-  time_point last_completion_{};
-  time_point busy_since_{};
-  std::int64_t busy_sum_ = 0;
   std::optional<time_point> ask_again_{};
   bool draining_ = false;
   schedule_observer* observer_ = nullptr;

@@ -102,4 +102,13 @@ struct submission {
   bool in_chain() const noexcept { return follower != nullptr; }
 };
 
+namespace detail {
+
+inline void finish(submission& one, const error_code& result) noexcept {
+  one.state = submission_state::done;
+  one.result = result;
+}
+
+}  // namespace detail
+
 }  // namespace cohort::inline COHORT_ABI

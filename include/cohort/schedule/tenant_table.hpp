@@ -174,6 +174,12 @@ public:
   std::size_t size() const noexcept { return all_.size(); }
   /// Whether a tenant ever had a cap on what it has in flight.
   bool any_cap() const noexcept { return any_cap_; }
+  /// Whether one must wait until something of its tenant's has left the device.
+  bool over_cap(const submission& one) const noexcept {
+    if (!any_cap_) return false;
+    const tenant_state& tenant = *one.account;
+    return tenant.in_flight > 0 && tenant.in_flight_ns + one.charged_ns > tenant.in_flight_cap_ns;
+  }
   tenant_state& operator[](tenant_id id) noexcept { return *all_[id]; }
   const tenant_state& operator[](tenant_id id) const noexcept { return *all_[id]; }
 
