@@ -250,37 +250,8 @@ public:
     tiles_in_flight_ -= found->tiles;
     share_.gone(found->weight);
     const double measured_ns = result.failed() ? 0 : static_cast<double>(measured.count());
-    std::uint32_t missed = 0;
     const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
-    const double each_ns = measured_ns / found->count;
-    for (submission* one = members; one != nullptr;) {
-      // Neighbours are mostly of one tenant, whose account is settled once for all of them.
-      detail::tenant_state& tenant = *one->account;
-      detail::service_of service(tenants_, tenant);
-      std::size_t left = 0;
-      std::uint64_t completed = 0;
-      std::uint64_t late = 0;
-      double in_flight_ns = tenant.in_flight_ns;
-      do {
-        service.add(one->charged_ns, share > 0 ? one->work_ns * share : each_ns);
-        in_flight_ns -= one->work_ns;
-        ++left;
-        if (!one->orphan) {
-          ++completed;
-          if (now > one->deadline && one->followers == 0) ++late;
-          if (one->expiring) expiry_.remove(*one);
-          detail::finish(*one, one->in_chain() && one->result.failed() ? one->result : result);
-        }
-        one = one->next;
-      } while (one != nullptr && one->account == &tenant);
-      service.settle();
-      tenant.in_flight -= left;
-      tenant.in_flight_ns = tenant.in_flight > 0 ? in_flight_ns : 0;  // no rounding error lives for long
-      tenant.counters.completed += completed;
-      if (late > 0) tenant.counters.missed += late;
-      missed += static_cast<std::uint32_t>(late);
-      departed(tenant);
-    }
+    const std::uint32_t missed = serve(members, share, measured_ns / found->count, result, now);
     statistics_.missed += missed;
     statistics_.prediction_error = forecast_.model().error();
     if constexpr (requires(const packet_outcome& outcome) { policy_.completed(outcome); }) {
@@ -651,6 +622,43 @@ private:
     if (one.in_chain()) [[unlikely]]
       link(packet, one);
     sums.add(one, queue_.behind(one), busy_until_now, now);
+  }
+
+  /// A packet is complete: its members are done, and their tenants' accounts settled. Returns how many missed their
+  /// deadlines. Not inlined: its sums want the registers.
+  /// \param share service of a member in its predicted time, or 0: each has had `each_ns`
+  [[gnu::noinline]] std::uint32_t serve(submission* members, double share, double each_ns, const error_code& result,
+                                        time_point now) noexcept {
+    std::uint32_t missed = 0;
+    for (submission* one = members; one != nullptr;) {
+      // Neighbours are mostly of one tenant, whose account is settled once for all of them.
+      detail::tenant_state& tenant = *one->account;
+      detail::service_of service(tenants_, tenant);
+      std::size_t left = 0;
+      std::uint64_t completed = 0;
+      std::uint64_t late = 0;
+      double in_flight_ns = tenant.in_flight_ns;
+      do {
+        service.add(one->charged_ns, share > 0 ? one->work_ns * share : each_ns);
+        in_flight_ns -= one->work_ns;
+        ++left;
+        if (!one->orphan) {
+          ++completed;
+          if (now > one->deadline && one->followers == 0) ++late;
+          if (one->expiring) expiry_.remove(*one);
+          detail::finish(*one, one->in_chain() && one->result.failed() ? one->result : result);
+        }
+        one = one->next;
+      } while (one != nullptr && one->account == &tenant);
+      service.settle();
+      tenant.in_flight -= left;
+      tenant.in_flight_ns = tenant.in_flight > 0 ? in_flight_ns : 0;  // no rounding error lives for long
+      tenant.counters.completed += completed;
+      if (late > 0) tenant.counters.missed += late;
+      missed += static_cast<std::uint32_t>(late);
+      departed(tenant);
+    }
+    return missed;
   }
 
   std::span<const std::byte> commit(detail::flight& packet, const queue_view& before, commit_reason reason,
