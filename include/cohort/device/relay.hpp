@@ -1,0 +1,261 @@
+// The block of the superkernel that relays: host memory -> device memory -> workers. It alone looks at the host's
+// memory, for packets and for the wish to stop. superkernel.hpp enters, and describes the grid.
+#pragma once
+
+#include <cohort/config.hpp>
+#include <cohort/device/ring.hpp>
+#include <cohort/device/ring_fault.hpp>
+#include <cohort/device/superkernel_shared.hpp>
+#include <cohort/schedule/packet.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace cohort::inline COHORT_ABI::detail {
+
+/// One thread's view of the block that relays. Every thread of the block constructs one and calls `run` once.
+template <class Ops, class Grid>
+class relay {
+public:
+  using shared_type = superkernel_shared<Ops>;
+
+  COHORT_DEVICE relay(Grid& grid, const residency& parameters, shared_type& shared)
+      : grid_(grid), p_(parameters), shared_(shared) {}
+
+  COHORT_DEVICE void run() {
+    for (std::uint32_t i = grid_.thread(); i < ring_slots; i += grid_.threads()) {
+      // Nothing is under way yet: the counters stand still until this block announces something.
+      shared_.targets[i] = grid_.load_acquire_device(&p_.device->counters[i].value);
+    }
+    if (grid_.thread() == 0) {
+      shared_.first_worker = 0;
+      shared_.stop_seen = 0;
+      shared_.relay_done = 0;
+    }
+    grid_.sync();
+    if (grid_.is_poller()) {
+      poll();
+    } else if (grid_.is_mover()) {
+      move();
+    } else if (grid_.is_watcher()) {
+      watch();
+    }
+  }
+
+private:
+  /// Looks for the host's wish to stop, on its own and rarely, so that the main poll pays nothing for it. Ends with the
+  /// pollers, whose every wait is bounded.
+  COHORT_DEVICE void watch() {
+    while (grid_.load_shared(&shared_.relay_done) == 0) {
+      // Equality: a wish about an earlier launch stays in the word for as long as it likes.
+      if (grid_.load_acquire_system(&p_.host->stop) == p_.launch) {
+        grid_.store_shared(&shared_.stop_seen, 1);
+        return;
+      }
+      grid_.back_off();
+    }
+  }
+
+  /// Brings the bulk of large packets and announces them, while the pollers look for the next: a trip over the bus
+  /// takes longer than all else here. Announcements may come out of order: workers go by the tickets.
+  COHORT_DEVICE void move() {
+    static_assert(Grid::movers <= most_movers);
+    const std::uint32_t team = grid_.mover();
+    for (;;) {
+      grid_.meet(team);
+      const relay_job job = shared_.jobs[team];
+      grid_.meet(team);
+      if (job.bytes == 0) return;
+      copy_bulk(read_announcement(job.head, job.rest).ticket, job.bytes);
+      grid_.mover_sync();
+      if (grid_.mover_rank() == 0) announce(job.head, job.rest);
+    }
+  }
+
+  /// All pollers: hands a packet over. Waits until the team is through with the one before, and has taken this one.
+  COHORT_DEVICE void give(std::uint32_t team, std::uint32_t bytes, const announced& packet) {
+    if (grid_.thread() == 0) shared_.jobs[team] = {announcement_head(packet), announcement_rest(packet), bytes};
+    grid_.meet(team);
+    grid_.meet(team);
+  }
+
+  COHORT_DEVICE void copy_bulk(std::uint32_t ticket, std::uint32_t bytes) {
+    const std::byte* const from = p_.host->slots[ticket % ring_slots].bulk;
+    std::byte* const to = p_.device->slots[ticket % ring_slots].packet + inline_bytes;
+    constexpr std::uint32_t piece = 16;
+    constexpr std::uint32_t row = Grid::mover_threads * piece;
+    // As many loads in flight as registers allow: reads must not follow one another.
+    for (std::uint32_t at = grid_.mover_rank() * piece; at < bytes; at += Grid::copy_rows * row) {
+      const std::uint32_t rows = (bytes - at + row - 1) / row;
+      grid_.copy_rows_system(to + at, from + at, row, rows < Grid::copy_rows ? rows : Grid::copy_rows);
+    }
+  }
+
+  static constexpr std::uint32_t poll_pairs = inline_elements / (2 * Grid::poll_threads);
+  static_assert(poll_pairs * 2 * Grid::poll_threads == inline_elements);
+
+  /// What thread 0 of the pollers makes of a look at the slot; sent to all pollers in one word.
+  static constexpr std::uint32_t verdict_nothing = 0;
+  static constexpr std::uint32_t verdict_leave = 0xffffffffu;
+  // Anything else: bytes of the packet whose header is there.
+
+  COHORT_DEVICE void poll() {
+    const std::uint32_t thread = grid_.thread();
+    const std::uint64_t started = grid_.now();
+    std::uint64_t idle_since = started;
+    std::uint64_t torn_since = 0;  // 0: no packet has begun to arrive
+    bool over = false;             // known to thread 0: packets or not, the residency ends
+    std::uint32_t ticket = p_.first;
+    std::uint32_t team = 0;  // whose turn it is to bring a large packet
+    std::uint64_t seen[poll_pairs][2];
+
+    for (;;) {
+      ring_slot& slot = p_.host->slots[ticket % ring_slots];
+      // All on the way together, which acquires would not be: what an element says is in the element, and one acquire
+      // of this packet is enough for the rest of it. The last one, because it orders nothing before it.
+      for (std::uint32_t i = poll_pairs - 1; i > 0; --i) {
+        grid_.load_relaxed_system_pair(&slot.elements[2 * (i * Grid::poll_threads + thread)], seen[i]);
+      }
+      grid_.load_acquire_system_pair(&slot.elements[2 * thread], seen[0]);
+
+      std::uint32_t verdict = verdict_nothing;
+      if (thread == 0) verdict = over ? verdict_leave : judge(ticket, seen[0][1], started, idle_since, torn_since);
+      verdict = grid_.poll_broadcast(verdict);
+      if (verdict == verdict_leave) break;
+      if (verdict == verdict_nothing) continue;
+
+      // The reads of one look have no order among themselves: it counts only when every element needed has the stamp.
+      const std::uint32_t needed = verdict < inline_bytes ? verdict / 4 : inline_elements;
+      bool whole = true;
+      for (std::uint32_t i = 0; i < poll_pairs; ++i) {
+        const std::uint32_t element = 2 * (i * Grid::poll_threads + thread);
+        whole = whole &&
+                (element >= needed || (element_stamp(seen[i][0]) == ticket && element_stamp(seen[i][1]) == ticket));
+      }
+      if (!grid_.poll_all(whole)) {
+        // `judge` bounds this: it leaves with a fault when the rest does not come.
+        if (torn_since == 0) torn_since = grid_.now();
+        continue;
+      }
+      torn_since = 0;
+
+      if (!forward(ticket, verdict, needed, seen, team)) break;
+      ++ticket;
+      // What a packet need not wait for is looked at behind it.
+      idle_since = grid_.now();
+      if (thread == 0) over = is_over(started, idle_since);
+    }
+
+    if (thread == 0) {
+      // First the workers, then the host: it may start the next residency as soon as it knows.
+      const announced end{.ticket = ticket};
+      announce(announcement_head(end), announcement_rest(end));
+      grid_.store_release_system(&p_.host->gone, make_element(p_.launch, ticket));
+      grid_.store_shared(&shared_.relay_done, 1);
+    }
+    for (std::uint32_t i = 0; i < Grid::movers; ++i) give(i, 0, {});
+  }
+
+  /// Whether the host wants the residency to end, or its longest time is over.
+  COHORT_DEVICE bool is_over(std::uint64_t started, std::uint64_t now) {
+    return grid_.load_shared(&shared_.stop_seen) != 0 || (p_.longest != 0 && now - started > p_.longest);
+  }
+
+  /// Thread 0 of the pollers: whether there is a packet, and whether to stay. A packet is known before any clock is
+  /// read.
+  COHORT_DEVICE std::uint32_t judge(std::uint32_t ticket, std::uint64_t size_element, std::uint64_t started,
+                                    std::uint64_t idle_since, std::uint64_t torn_since) {
+    if (p_.bounded != 0 && ticket == p_.until) return verdict_leave;
+    if (element_stamp(size_element) == ticket) {
+      const std::uint32_t bytes = element_data(size_element);
+      if (bytes < sizeof(packet_header) || bytes > packet_capacity || bytes % 16 != 0) {
+        report(grid_, p_, ring_fault::bad_packet, ticket);
+        return verdict_leave;
+      }
+      if (torn_since != 0 && grid_.now() - torn_since > p_.limit) {
+        report(grid_, p_, ring_fault::torn_packet, ticket);
+        return verdict_leave;
+      }
+      return bytes;
+    }
+    const std::uint64_t now = grid_.now();
+    if (is_over(started, now)) return verdict_leave;
+    if (now - idle_since <= (p_.bounded != 0 ? p_.limit : p_.linger)) return verdict_nothing;
+    // A bounded residency was promised its packets.
+    if (p_.bounded != 0) report(grid_, p_, ring_fault::torn_packet, ticket);
+    return verdict_leave;
+  }
+
+  /// Moves a whole packet to device memory and tells the workers, or has a team do it. They take packets in turn, so
+  /// that small ones in flight together land on different multiprocessors. False: the header is bad, and the host
+  /// knows.
+  COHORT_DEVICE bool forward(std::uint32_t ticket, std::uint32_t bytes, std::uint32_t needed,
+                             const std::uint64_t (&seen)[poll_pairs][2], std::uint32_t& team) {
+    const std::uint32_t thread = grid_.thread();
+    device_slot& slot = p_.device->slots[ticket % ring_slots];
+    constexpr std::uint32_t header_words = sizeof(packet_header) / 4;
+    for (std::uint32_t i = 0; i < poll_pairs; ++i) {
+      const std::uint32_t element = 2 * (i * Grid::poll_threads + thread);
+      if (element >= needed) continue;
+      const std::uint32_t data[2] = {element_data(seen[i][0]), element_data(seen[i][1])};
+      std::memcpy(__builtin_assume_aligned(slot.packet + element * 4, 8), data, sizeof data);
+      if (element < header_words) {
+        shared_.header[element] = data[0];
+        shared_.header[element + 1] = data[1];
+      }
+    }
+    grid_.poll_sync();
+
+    // All at once: each look at shared memory takes as long as all of them.
+    const std::uint32_t workers = shared_.participants - 1;
+    const std::uint32_t tiles = shared_.header[2];
+    const std::uint32_t uniform_tiles = shared_.header[3] >> 16;
+    const std::uint32_t uniform_stride = shared_.header[4];
+    const std::uint32_t after = shared_.header[6];
+    const std::uint32_t followed = shared_.header[7] & packet_is_followed;
+    if (after != 0) {
+      for (std::uint32_t i = thread; i < ring_slots; i += Grid::poll_threads) {
+        slot.targets_before[i] = shared_.targets[i];
+      }
+      grid_.poll_sync();
+    }
+
+    if (tiles == 0) {
+      if (thread == 0) report(grid_, p_, ring_fault::bad_packet, ticket);
+      return false;
+    }
+    announced packet;
+    if (thread == 0) {
+      packet = {.ticket = ticket,
+                .tiles = tiles,
+                .first_worker = shared_.first_worker,
+                .uniform_tiles = uniform_tiles,
+                .uniform_stride = uniform_stride,
+                .waits = after != 0 ? 1u : 0u,
+                .counted = tiles > 1 || followed != 0 ? 1u : 0u};
+      if (packet.counted != 0) slot.target = shared_.targets[ticket % ring_slots] += tiles < workers ? tiles : workers;
+      shared_.first_worker = (shared_.first_worker + tiles % workers) % workers;
+    }
+    if (bytes > inline_bytes) {
+      give(team, bytes - inline_bytes, packet);
+      team = team + 1 == Grid::movers ? 0 : team + 1;
+    } else if (thread == 0) {
+      announce(announcement_head(packet), announcement_rest(packet));
+    }
+    // The next packet's header must not overwrite this one while a poller still reads it.
+    grid_.poll_sync();
+    return true;
+  }
+
+  /// Release: whoever acquires it sees the device slot, also what others of the relay wrote before a barrier.
+  COHORT_DEVICE void announce(std::uint64_t head, std::uint64_t rest) {
+    const std::uint32_t ticket = read_announcement(head, rest).ticket;
+    grid_.store_release_device_pair(p_.device->announcements[ticket % announcement_slots].words, head, rest);
+  }
+  Grid& grid_;
+  const residency& p_;
+  shared_type& shared_;
+};
+
+}  // namespace cohort::inline COHORT_ABI::detail
