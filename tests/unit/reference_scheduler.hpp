@@ -625,7 +625,7 @@ private:
         full = !place_record(which, most, one, begins, now, served);
       }
       const bool enough = one.count() == budget || (one.work >= static_cast<double>(verdict.max_work.count()) &&
-                                                    4 * one.tiles() >= shape_.workers);
+                                                    std::uint64_t{verdict.spread} * one.tiles() >= shape_.workers);
       if (!full && !enough) continue;
       if (!by_urgency && served == which && turns_.contains(which)) turns_[which] = ++last_turn_;
       break;

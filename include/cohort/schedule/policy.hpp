@@ -54,8 +54,10 @@ struct decision {
   std::uint32_t max_submissions = std::numeric_limits<std::uint32_t>::max();  ///< 0 holds
   /// While holding: when to ask again even if neither a submission nor a completion comes. Empty: not before that.
   std::optional<time_point> ask_again{};
-  /// Predicted device time after which no further record is begun.
+  /// Predicted device time after which no further record is begun, once there is a tile for every `spread`-th worker: a
+  /// packet that leaves most of them idle gains by more company whatever its length.
   std::chrono::nanoseconds max_work = std::chrono::nanoseconds::max();
+  std::uint32_t spread = 4;
 
   static constexpr decision commit_now(commit_reason why) noexcept { return {.commit = true, .reason = why}; }
   static constexpr decision hold() noexcept { return {}; }
@@ -108,20 +110,20 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 /// device that is never idle nobody sees what part of an interval was work, and packets that were committed too soon
 /// are a queue in which nobody overtakes.
 ///
-/// Where nobody wants anything, throughput is all that counts, and the work ahead may reach two leads. Packets that do
-/// not fill the device run side by side, and time ahead says little about them: up to four while workers are idle. Nor
-/// does a packet hold more than two leads: if all went in one, all would come back in one, and the device would wait
-/// while the host sends it again.
+/// Where nobody wants anything, throughput is all that counts. The work ahead may reach two leads; and packets that do
+/// not fill the device run side by side, about which time ahead says little, so that there is always one more while
+/// workers are idle. They are small: if all that is pending went in one packet, all would come back in one, and the
+/// device would wait while the host sends it again.
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
-  static constexpr std::uint32_t side_by_side = 4;
 
   /// Predicted device time that ends a packet with a tile for every fourth worker, one with links of chains with a tile
   /// for every worker; 0: a sixty-fourth of the least slack, but at least `rates.busy_target`, because smaller packets
   /// cost more than they hold. A packet runs to its end, so it is what the urgent wait for: a request has ten ops or
   /// so, and each meets three packets that are ahead and one that is its own. The slack is that of the most urgent,
   /// remembered for some 256 decisions: a packet that holds only what is patient meets somebody who is not as surely as
-  /// any other. Where the most urgent has neither target nor deadline: two leads.
+  /// any other. Where the most urgent has neither target nor deadline: `rates.busy_target`, and a tile for every eighth
+  /// worker is enough.
   std::chrono::nanoseconds packet_work{0};
 
   /// Of those who have neither target nor deadline; a bound, so that the others are not forgotten sooner.
@@ -136,11 +138,10 @@ struct late_binding {
     if (least_slack < patient / 2) {
       return queue.packets_in_flight < on_their_way(queue) ? packet(queue, commit_reason::keep_busy) : decision::hold();
     }
-    const nanoseconds ahead = two_leads(queue);
-    const bool has_place = queue.idle_workers > 0 && queue.packets_in_flight < side_by_side;
-    if (has_place || queue.work_in_flight < ahead) return packet(queue, commit_reason::keep_busy);
+    const nanoseconds two_leads = std::max(queue.rates.busy_target, 2 * queue.lead);
+    if (queue.idle_workers > 0 || queue.work_in_flight < two_leads) return packet(queue, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
-    return decision::hold_until(now + (queue.work_in_flight - ahead) + nanoseconds{1});
+    return decision::hold_until(now + (queue.work_in_flight - two_leads) + nanoseconds{1});
   }
 
 private:
@@ -148,10 +149,6 @@ private:
     const auto slack = std::clamp<std::chrono::nanoseconds>(queue.latest_start - now - queue.ahead(), {}, patient);
     const auto mine = queue.wanted ? slack : patient;
     least_slack = std::min(mine, least_slack + (mine - least_slack) / 256);
-  }
-
-  static std::chrono::nanoseconds two_leads(const queue_view& queue) noexcept {
-    return std::max(queue.rates.busy_target, 2 * queue.lead);
   }
 
   /// What a packet holds, where somebody is in a hurry.
@@ -168,7 +165,9 @@ private:
 
   decision packet(const queue_view& queue, commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
-    verdict.max_work = packet_work.count() != 0 || queue.wanted ? enough(queue) : two_leads(queue);
+    const bool hurried = packet_work.count() != 0 || queue.wanted;
+    verdict.max_work = hurried ? enough(queue) : queue.rates.busy_target;
+    if (!hurried) verdict.spread = 8;
     return verdict;
   }
 };

@@ -230,8 +230,7 @@ public:
         break;
       }
       detail::flight& packet = flights_.forming();
-      fill(packet, storage, std::min(verdict.max_submissions, most_per_packet_),
-           static_cast<double>(verdict.max_work.count()), detail::since_epoch(now + lead + view.ahead()), growth, now);
+      fill(packet, storage, verdict, detail::since_epoch(now + lead + view.ahead()), growth, now);
       // All that was looked at may have settled without a packet. The queue is shorter then: the policy sees it anew.
       if (packet.count > 0) return commit(packet, view, verdict.reason, now);
       if (held_count_ > 0) let_held_in();  // who had nothing to do may have been followed
@@ -408,8 +407,10 @@ private:
 
   /// Fills a packet from the buckets in their turn. One that stays empty has settled at least one submission.
   /// \param begins when it will run, in ns since the epoch
-  void fill(detail::flight& packet, std::span<std::byte> storage, std::uint32_t budget, double max_work_ns,
-            std::int64_t begins, double growth, time_point now) noexcept {
+  void fill(detail::flight& packet, std::span<std::byte> storage, const decision& verdict, std::int64_t begins,
+            double growth, time_point now) noexcept {
+    const std::uint32_t budget = std::min(verdict.max_submissions, most_per_packet_);
+    const auto max_work_ns = static_cast<double>(verdict.max_work.count());
     // Member by member: nvcc re-emits a list of some by position.
     static_cast<detail::flight_counts&>(packet) = detail::flight_counts();
     packet.sequence = detail::next_sequence(sequence_);
@@ -432,10 +433,10 @@ private:
         last = place(*turn, packet, budget - packet.count, begins, now);
         if (last == outcome::placed) served = turn;
       }
-      // A packet that leaves most workers idle gains by more company whatever its length; one with links of chains as
-      // long as it leaves any, because what follows waits for its slowest tile and not for the sum of them.
-      const bool filled =
-          packet.work_ns >= max_work_ns && (packet.chained ? 1 : 4) * builder_.tiles() >= shape_.workers;
+      // One with links of chains gains as long as it leaves any worker idle: what follows waits for its slowest tile
+      // and not for the sum of them.
+      const bool filled = packet.work_ns >= max_work_ns &&
+                          (packet.chained ? 1ull : verdict.spread) * builder_.tiles() >= shape_.workers;
       const bool enough = packet.count == budget || filled;
       if (last != outcome::full && !enough) continue;
       // An emptied bucket has left the queue, and may be looked at: its memory is never given back.

@@ -87,12 +87,15 @@ template <class T>
 inline constexpr std::uint8_t shared_variants = block_variants<T> - 1;
 
 /// Shares tiles where there are blocks enough for all of their segments at once: the smallest such tile. Where only the
-/// tiles themselves fill the workers, they walk through K alone. No tile is shared where a smaller one holds all rows.
+/// tiles themselves fill the workers, they walk through K alone; so they do on tensor cores where segments are short
+/// and there are not blocks for twice as many: to meet takes as long as to walk then. No tile is shared where a smaller
+/// one holds all rows.
 template <class T>
 block_choice choose_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth, std::uint32_t workers) {
   const std::uint32_t segments = is_cut<T>(columns, depth) ? segments_of<T>(columns, depth) : 1;  // mostly no division
+  const std::uint32_t places = sizeof(T) == 4 || depth >= 2048 ? workers : workers / 2;
   for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants<T>; ++variant) {
-    if (block_tiles<T>(rows, columns, variant) * segments <= workers)
+    if (block_tiles<T>(rows, columns, variant) * segments <= places)
       return {variant, static_cast<std::uint8_t>(segments)};
     const std::uint32_t height = block_tile<T>(variant).rows;
     if (rows <= height && block_tile<T>(variant + 1u).rows > height) break;
