@@ -151,7 +151,7 @@ struct fixture {
   }
 
   template <class Op>
-  static task<> submit_one(gpu_type& gpu, Op op) {
+  static task<> submit_one(gpu_type& gpu, const Op& op) {
     co_await gpu.submit(op);
   }
   static task<> submit_chain(gpu_type& gpu, chain<kernels>& all) { co_await gpu.submit(all); }

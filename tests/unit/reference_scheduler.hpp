@@ -243,6 +243,7 @@ public:
                                     .oldest_arrival = time(all_[queue_.front() - 1].arrived),
                                     .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
                                     .idle_workers = idle_workers(),
+                                    .key_in_flight = key_in_flight(front()),
                                     .work_in_flight = std::chrono::nanoseconds{work_left(now)},
                                     .lead = std::chrono::nanoseconds{lead()},
                                     .round_trip = std::chrono::nanoseconds{whole(model_.lead() + model_.overhead())},
@@ -371,6 +372,15 @@ public:
     std::uint64_t tiles = 0;
     for (const packet& one : flights_) tiles += one.tiles();
     return tiles < shape_.workers ? shape_.workers - static_cast<std::uint32_t>(tiles) : 0;
+  }
+
+  bool key_in_flight(const group& which) const {
+    const auto found = served_in_.find(which);
+    if (options_.coalesce != cohort::coalescing::fuse_and_pack || which.second == 0 || found == served_in_.end()) {
+      return false;
+    }
+    return std::any_of(flights_.begin(), flights_.end(),
+                       [&](const packet& one) { return one.sequence == found->second; });
   }
 
   std::int64_t lead() const { return whole(model_.lead()); }
@@ -680,6 +690,7 @@ private:
     }
     to.records.push_back(made);
     served = which;
+    served_in_[which] = to.sequence;
     predict(to, which.first, model_.roofline(flops, bytes));
     const double each = last_predicted_ / static_cast<double>(made.members.size());
     if (made.members.size() > 1) to.fused += static_cast<std::uint32_t>(made.members.size());
@@ -777,6 +788,7 @@ private:
   std::vector<cohort::tenant_id> to_look_at_;
   std::vector<id> queue_;  // by arrival
   std::map<group, std::uint64_t> turns_;
+  std::map<group, std::uint32_t> served_in_;  // the packet in which a key was last served
   std::uint64_t last_turn_ = 0;
   std::uint64_t entered_ = 0;
   std::uint64_t left_ = 0;

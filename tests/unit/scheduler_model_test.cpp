@@ -391,6 +391,7 @@ void run(std::uint32_t seed, std::map<std::string, std::uint64_t>& seen) {
     case 5: return run(seed, cohort::aimd{.size = 2}, seen);
     case 6: return run(seed, cohort::deferred_window{.margin = some}, seen);
     case 7: return run(seed, whim<cohort::ordering::arrival>{std::mt19937(~seed)}, seen);
+    case 8: return run(seed, cohort::late_binding{.side_by_side = true}, seen);
     default: return run(seed, whim<cohort::ordering::urgency>{std::mt19937(~seed)}, seen);
   }
 }

@@ -39,13 +39,6 @@ std::size_t allocations = 0;  // by the operator new of this program, below
 constexpr device_rates rates{
     .flops_per_ns = 1, .bytes_per_ns = 2, .packet_overhead = 100ns, .busy_target = 1000ns, .max_packets = 4};
 
-/// The same for packets that are to hold more than a test submits.
-constexpr device_rates roomy = [] {
-  device_rates all = rates;
-  all.busy_target = 1ms;
-  return all;
-}();
-
 using ids = std::vector<std::uint64_t>;
 
 template <class Policy = cohort::late_binding>
@@ -165,10 +158,11 @@ TEST_CASE("a device with enough work ahead gets nothing more until the work has 
   CHECK_FALSE(b.s.ask_again().has_value());
 }
 
-TEST_CASE("where nobody is in a hurry, packets go as long as workers are idle") {
+TEST_CASE("side by side, packets go as long as workers are idle, where nobody is in a hurry") {
+  constexpr cohort::late_binding beside{.side_by_side = true};
   device_rates eight = rates;
   eight.max_packets = 8;
-  bench<> b({}, eight, {}, {.workers = 100});
+  bench<> b({}, eight, beside, {.workers = 100});
   const auto is_held = [](bench<>& of, std::uint32_t tiles) {
     of.submit(odd, tiles, 0, 0ns, 100'000);
     return of.next().empty();
@@ -178,22 +172,33 @@ TEST_CASE("where nobody is in a hurry, packets go as long as workers are idle") 
   CHECK(length(b.complete(2)) == 1);
   CHECK_FALSE(b.next().empty());
 
-  bench<> full({}, eight, {}, {.workers = 100});
+  bench<> full({}, eight, beside, {.workers = 100});
   CHECK_FALSE(is_held(full, 60));
   CHECK_FALSE(is_held(full, 60));
   CHECK(is_held(full, 1));  // every worker has a tile
   CHECK(length(full.complete(1)) == 1);
   CHECK_FALSE(full.next().empty());
 
-  bench<> hurry({}, eight, {}, {.workers = 100});
+  bench<> fuses({}, eight, beside, {.workers = 100});
+  const auto key_is_held = [&](std::uint64_t key) {
+    fuses.submit(fused, 1, key, 0ns, 100'000);
+    return fuses.next().empty();
+  };
+  CHECK_FALSE(key_is_held(7));
+  CHECK(key_is_held(7));  // others with the key may be back soon
+  CHECK(length(fuses.complete(1)) == 1);
+  CHECK_FALSE(fuses.next().empty());
+  CHECK_FALSE(key_is_held(8));
+
+  bench<> hurry({}, eight, beside, {.workers = 100});
   hurry.s.set_tenant(0, {.latency_target = 1ms});
   CHECK_FALSE(is_held(hurry, 1));
   CHECK_FALSE(is_held(hurry, 1));
   CHECK(is_held(hurry, 1));  // as many as a round trip holds, whatever they leave idle
 }
 
-TEST_CASE("a packet of patient work ends with the busy target, if every eighth worker has a tile then") {
-  bench<> b({}, rates, {}, {.workers = 32});
+TEST_CASE("side by side, a packet of patient work ends with the busy target, if every eighth worker has a tile then") {
+  bench<> b({}, rates, {.side_by_side = true}, {.workers = 32});
   for (int i = 0; i < 6; ++i) b.submit(odd, 1, 0, 0ns, 500);
   CHECK(b.packet().ids() == ids{0, 1, 2, 3});
   CHECK(b.packet().ids() == ids{4, 5});
@@ -257,7 +262,7 @@ TEST_CASE("the work left is what is estimated, less what time has passed, never 
 }
 
 TEST_CASE("a packet is estimated by the roofline: flops of fused members add up, the largest bytes count once") {
-  bench<> b({}, roomy);
+  bench<> b;
   const auto with_cost = [&](std::uint64_t key, cohort::op_cost cost) {
     auto& one = b.make(fused, 1, key);
     one.cost = cost;
@@ -506,7 +511,7 @@ TEST_CASE("tiles that would not fit 32 bits together go to different packets") {
 }
 
 TEST_CASE("by urgency a bucket is the sooner due the more it holds") {
-  bench<cohort::late_binding> b({}, roomy);
+  bench<cohort::late_binding> b;
   b.submit(odd, 1, 0, 0ns, 1000);      // 0: may only be packed, so company counts for nothing
   b.submit(odd, 1, 0, 0ns, 1000);      // 1
   b.submit(fused, 1, 7, 100ns, 1000);  // 2

@@ -60,6 +60,7 @@ template <class T>
 void measure(const options& chosen, const ceilings& most, const cublas_streams& cublas, report& to) {
   constexpr element_type type = type_of<T>;
   linear_executor<T> gpu;
+  linear_executor<T> beside({}, {.side_by_side = true});
   const auto alone = make_one_at_a_time(cublas);
   const auto graph = make_graph(cublas);
   const std::vector<peer*> peers =
@@ -74,6 +75,7 @@ void measure(const options& chosen, const ceilings& most, const cublas_streams& 
                                {"/graph", 7},
                                {"full/graph", 10},
                                {"full floor", 10},
+                               {"default us", 10},
                                {"us", 8},
                                {"p99 us", 8},
                                {"full us", 8},
@@ -93,26 +95,30 @@ void measure(const options& chosen, const ceilings& most, const cublas_streams& 
       const arm_result& mine = *found.find(ours);
 
       const auto ops = as_ops<T>(cut);
-      std::vector<double> kept_full, theirs_full;
+      std::vector<double> by_default, kept_full, theirs_full;
+      const std::size_t batches = chosen.quick ? 50 : 200;
+      const auto keep_full = [&](linear_executor<T>& executor) {
+        const typename linear_executor<T>::residency on(executor);
+        (void)time_kept_full(executor.get(), ops, in_flight, 5);
+        return time_kept_full(executor.get(), ops, in_flight, batches) / static_cast<double>(batches * in_flight);
+      };
       for (int round = 0; round < plan.rounds; ++round) {
         if (!chosen.skip_peers) theirs_full.push_back(in_one_graph(cublas, type, tall, chosen.quick ? 3 : 10));
-        const typename linear_executor<T>::residency on(gpu);
-        const std::size_t batches = chosen.quick ? 50 : 200;
-        (void)time_kept_full(gpu.get(), ops, in_flight, 5);
-        kept_full.push_back(time_kept_full(gpu.get(), ops, in_flight, batches) /
-                            static_cast<double>(batches * in_flight));
+        by_default.push_back(keep_full(gpu));
+        kept_full.push_back(keep_full(beside));
       }
       const double full = median(kept_full);
       const double theirs = chosen.skip_peers ? missing : median(theirs_full);
       const double floor = most.floor_us(flops_of(tall.front()), bytes_of(tall.front(), type), type, false);
       printer.row({name_of(type), shape, double(rows), found.over("time-only"), found.over("graph"), theirs / full,
-                   floor / full, mine.us.p50(), mine.us.p99(), full, found.packets_per_batch});
+                   floor / full, median(by_default), mine.us.p50(), mine.us.p99(), full, found.packets_per_batch});
       to.row({{"type", name_of(type)},
               {"weights", shape},
               {"rows", rows},
               {"sets", count},
               {"arms", found.json()},
               {"kept_full_us", number(full)},
+              {"kept_full_by_default_us", number(median(by_default))},
               {"cublas_graph_of_40_us", number(theirs)},
               {"floor_us", number(floor)},
               {"kept_full_share_of_floor", number(floor / full)},
@@ -133,7 +139,9 @@ int run_fuse(const options& chosen) {
   const cublas_streams cublas;
   const ceilings most = measure_ceilings(cublas, to);
   to.note("requests of one row each that share weights; weights rotate over more than 220 MB; theirs is one product");
-  to.note("kept full: four batches with different weights in flight, against a graph of 40 products in one stream");
+  to.note(
+      "kept full: four batches with different weights in flight, packets side by side (default us: without), against "
+      "a graph of 40 products in one stream");
   if (chosen.type != "bf16") measure<float>(chosen, most, cublas, to);
   if (chosen.type != "fp32") measure<cohort::bf16>(chosen, most, cublas, to);
   return to.finish();

@@ -16,8 +16,9 @@ namespace cohort_bench {
 template <class Ops>
 class paused_executor {
 public:
-  explicit paused_executor(std::unique_ptr<cohort::backend> device, const cohort::scheduler_options& scheduling = {})
-      : gpu_(io_, std::move(device), {.driven_by = cohort::drive::caller, .scheduling = scheduling}) {
+  explicit paused_executor(std::unique_ptr<cohort::backend> device, const cohort::scheduler_options& scheduling = {},
+                           const cohort::late_binding& policy = {})
+      : gpu_(io_, std::move(device), {.driven_by = cohort::drive::caller, .scheduling = scheduling}, policy) {
     leave();
   }
 
@@ -54,8 +55,8 @@ private:
 template <class T>
 class linear_executor : public paused_executor<linear_ops<T>> {
 public:
-  explicit linear_executor(const cohort::scheduler_options& scheduling = {})
-      : paused_executor<linear_ops<T>>(make_linear_backend<T>(benchmark_options()), scheduling) {}
+  explicit linear_executor(const cohort::scheduler_options& scheduling = {}, const cohort::late_binding& policy = {})
+      : paused_executor<linear_ops<T>>(make_linear_backend<T>(benchmark_options()), scheduling, policy) {}
 };
 
 }  // namespace cohort_bench

@@ -56,6 +56,7 @@ double time_asynchronous(const cublas_streams& cublas, const std::vector<batch>&
 struct setting {
   const char* name;
   cohort::scheduler_options scheduling;
+  cohort::late_binding policy;
 };
 
 template <class T>
@@ -74,9 +75,11 @@ void measure(const options& chosen, const cublas_streams& cublas, report& to) {
                                {"us", 7},
                                {"async us", 8}});
   printer.header();
-  const setting settings[] = {{"default", {}}, {"one op to a packet", {.coalesce = cohort::coalescing::none}}};
+  const setting settings[] = {{"default", {}, {}},
+                              {"side by side", {}, {.side_by_side = true}},
+                              {"one op to a packet", {.coalesce = cohort::coalescing::none}, {}}};
   for (const setting& s : settings) {
-    linear_executor<T> gpu(s.scheduling);
+    linear_executor<T> gpu(s.scheduling, s.policy);
     for (const std::size_t r : {1, 16}) {
       if (r > 1 && s.scheduling.coalesce == cohort::coalescing::none) continue;
       const operand_pool pool(shape, type, set_count * r);

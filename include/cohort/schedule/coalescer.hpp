@@ -52,10 +52,11 @@ struct alignas(64) bucket {
   // The second line.
   std::uint16_t op_index = 0;
   bool queued = false;
-  bool fusable = false;     ///< found by key; the others are found by op type
-  bool keyed = false;       ///< is found by `key`, whether it holds something or not
-  bool idle = false;        ///< in the list of those that may get another key, though it may hold something again
-  std::uint32_t place = 0;  ///< as `order`
+  bool fusable = false;         ///< found by key; the others are found by op type
+  bool keyed = false;           ///< is found by `key`, whether it holds something or not
+  bool idle = false;            ///< in the list of those that may get another key, though it may hold something again
+  std::uint16_t served_in = 0;  ///< lower half of the number of the packet that its key was last served in
+  std::uint32_t place = 0;      ///< as `order`
   std::uint32_t hash = 0;
   coalescing_key key{};
   bucket* next = nullptr;    ///< in that list
@@ -354,6 +355,7 @@ private:
     fresh.key = one.key;
     fresh.hash = hash;
     fresh.op_index = one.op_index;
+    fresh.served_in = 0;
     table_.insert(fresh);
     return fresh;
   }

@@ -232,6 +232,12 @@ public:
     return found == all_.end() ? nullptr : found->get();
   }
 
+  /// Whether a packet is in flight whose number has this lower half.
+  bool has(std::uint16_t sequence) const noexcept {
+    return std::any_of(all_.begin(), all_.end(),
+                       [sequence](const auto& one) { return static_cast<std::uint16_t>(one->sequence) == sequence; });
+  }
+
   void remove(const flight& one) noexcept {
     const std::size_t place = one.place;
     spare_.push_back(std::move(all_[place]));

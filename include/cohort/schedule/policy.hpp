@@ -28,7 +28,10 @@ struct queue_view {
   std::size_t pending = 0;      ///< submissions that wait in buckets
   time_point oldest_arrival{};  ///< of the pending ones
   std::uint32_t packets_in_flight = 0;
-  std::uint32_t idle_workers = 0;              ///< those of the device for which nothing in flight has a tile
+  std::uint32_t idle_workers = 0;  ///< those of the device for which nothing in flight has a tile
+  /// Others with the key of the submission whose turn it is are on the device: who awaits them may soon be back with
+  /// it, and ride along.
+  bool key_in_flight = false;
   std::chrono::nanoseconds work_in_flight{0};  ///< estimated device time until everything committed is complete
   /// What a packet takes on an idle device beyond its work. Committed later than this before the work ahead is through,
   /// it leaves the device idle.
@@ -110,10 +113,7 @@ constexpr bool has_room(const queue_view& queue) noexcept {
 /// device that is never idle nobody sees what part of an interval was work, and packets that were committed too soon
 /// are a queue in which nobody overtakes.
 ///
-/// Where nobody wants anything, throughput is all that counts. The work ahead may reach two leads; and packets that do
-/// not fill the device run side by side, about which time ahead says little, so that there is always one more while
-/// workers are idle. They are small: if all that is pending went in one packet, all would come back in one, and the
-/// device would wait while the host sends it again.
+/// Where nobody wants anything, throughput is all that counts, and the work ahead may reach two leads.
 struct late_binding {
   static constexpr ordering order = ordering::urgency;
 
@@ -122,9 +122,15 @@ struct late_binding {
   /// cost more than they hold. A packet runs to its end, so it is what the urgent wait for: a request has ten ops or
   /// so, and each meets three packets that are ahead and one that is its own. The slack is that of the most urgent,
   /// remembered for some 256 decisions: a packet that holds only what is patient meets somebody who is not as surely as
-  /// any other. Where the most urgent has neither target nor deadline: `rates.busy_target`, and a tile for every eighth
-  /// worker is enough.
+  /// any other. Where the most urgent has neither target nor deadline, packets take all the company there is.
   std::chrono::nanoseconds packet_work{0};
+
+  /// Where nobody is in a hurry: packets of `rates.busy_target` and a tile for every eighth worker, and one more as
+  /// long as workers are idle, unless it could fuse with what comes back. It pays where keys differ and batches are
+  /// what the device and the host take about as long for: in one packet all would go together and come back together,
+  /// and each would wait for the other. It costs where many requests go through the same layers, because they fall out
+  /// of step and fuse less.
+  bool side_by_side = false;
 
   /// Of those who have neither target nor deadline; a bound, so that the others are not forgotten sooner.
   static constexpr std::chrono::nanoseconds patient = std::chrono::seconds(1);
@@ -139,7 +145,8 @@ struct late_binding {
       return queue.packets_in_flight < on_their_way(queue) ? packet(queue, commit_reason::keep_busy) : decision::hold();
     }
     const nanoseconds two_leads = std::max(queue.rates.busy_target, 2 * queue.lead);
-    if (queue.idle_workers > 0 || queue.work_in_flight < two_leads) return packet(queue, commit_reason::keep_busy);
+    const bool goes_beside = side_by_side && queue.idle_workers > 0 && !queue.key_in_flight;
+    if (goes_beside || queue.work_in_flight < two_leads) return packet(queue, commit_reason::keep_busy);
     // The device works meanwhile: the time comes at which what is left is less than that.
     return decision::hold_until(now + (queue.work_in_flight - two_leads) + nanoseconds{1});
   }
@@ -165,9 +172,12 @@ private:
 
   decision packet(const queue_view& queue, commit_reason why) const noexcept {
     decision verdict = decision::commit_now(why);
-    const bool hurried = packet_work.count() != 0 || queue.wanted;
-    verdict.max_work = hurried ? enough(queue) : queue.rates.busy_target;
-    if (!hurried) verdict.spread = 8;
+    if (packet_work.count() != 0 || queue.wanted) {
+      verdict.max_work = enough(queue);
+    } else if (side_by_side) {
+      verdict.max_work = queue.rates.busy_target;
+      verdict.spread = 8;
+    }
     return verdict;
   }
 };

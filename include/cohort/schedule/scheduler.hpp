@@ -396,6 +396,7 @@ private:
             .packets_in_flight = static_cast<std::uint32_t>(flights_.size()),
             .idle_workers =
                 shape_.workers - static_cast<std::uint32_t>(std::min<std::uint64_t>(tiles_in_flight_, shape_.workers)),
+            .key_in_flight = queue_.front()->fusable && flights_.has(queue_.front()->served_in),
             .work_in_flight = forecast_.left(now),
             .lead = forecast_.lead(),
             .round_trip = detail::to_nanoseconds(forecast_.model().lead() + forecast_.model().overhead()),
@@ -469,6 +470,7 @@ private:
                                                    [&](void* copy) { return info.plan(copy, 1, part); });
     if (tiles == 0) [[unlikely]]
       return false;
+    one.bucket->served_in = static_cast<std::uint16_t>(packet.sequence);
     queue_.remove_alone(one);
     packet.weight += one.weight;
     const double before = packet.records_ns;
@@ -579,6 +581,7 @@ private:
       }
       return outcome::settled;
     }
+    from.served_in = static_cast<std::uint16_t>(packet.sequence);
     packet.weight += weight;
     packet.company = company;
     if (through) {
