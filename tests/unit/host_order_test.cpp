@@ -128,7 +128,7 @@ TEST_CASE("a packet does not start before what it comes after is complete, and o
   bench b(2);
   held& first = b.commit_held();
   held& second = b.commit_held(1);
-  second.let_go = true;
+  second.go();
   b.await([&] { return first.started.load(); });
   // The other worker takes the oldest packet that it may.
   for (std::uint32_t i = 0; i < 20; ++i) {
@@ -149,7 +149,7 @@ TEST_CASE("a packet waits for all that it comes after") {
     bench b(2);
     held* const before[] = {&b.commit_held(), &b.commit_held()};
     held& last = b.commit_held(0b11);
-    last.let_go = true;
+    last.go();
     b.await([&] { return before[0]->started && before[1]->started; });
     before[released_first]->go();
     b.await([&] { return b.told == 1; });
@@ -173,10 +173,10 @@ TEST_CASE("ten packets that wait for one start when it is complete, and then one
   std::vector<held*> next;
   for (std::uint32_t i = 0; i < 10; ++i) {  // more than are looked up at once
     next.push_back(&b.commit_held(1u << i));
-    next.back()->let_go = true;
+    next.back()->go();
   }
   held& last = b.commit_held(1);
-  last.let_go = true;
+  last.go();
   b.await([&] { return first.started.load(); });
   first.go();
   b.drain();
@@ -207,7 +207,8 @@ TEST_CASE("a packet also comes after those that were committed 32 or more before
   for (std::uint32_t i = 0; i < 36; ++i) b.commit_add();
   held& after_near = b.commit_held(0x7fff'ffff);
   held& after_far = b.commit_held(1u << 31);
-  after_near.let_go = after_far.let_go = true;
+  after_near.go();
+  after_far.go();
   b.await([&] { return b.told == 37; });
   CHECK(after_near.started);
   b.commit_add();

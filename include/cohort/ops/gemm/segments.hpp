@@ -61,11 +61,11 @@ class running_total {
 public:
   COHORT_HD
   running_total() {
-#if COHORT_DEVICE_PASS
-    if constexpr (!InRegisters) return;  // the first segment writes it
-#endif
-    COHORT_GEMM_UNROLLED
-    for (std::uint32_t i = 0; i < turns * each; ++i) values_[i] = 0.0f;
+    constexpr bool first_segment_writes_it = COHORT_DEVICE_PASS != 0 && !InRegisters;
+    if constexpr (!first_segment_writes_it) {
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t i = 0; i < turns * each; ++i) values_[i] = 0.0f;
+    }
   }
 
   /// A segment ends that is not the last; the next one begins from zero.
