@@ -73,12 +73,6 @@ struct form {
   std::size_t shift = 0;  // elements by which all operands miss alignment
 };
 
-/// A depth of a product that is cut into segments: `k`, or as much more as 16-bit types need.
-template <class T>
-constexpr std::uint32_t deep(std::uint32_t k) {
-  return sizeof(T) == 4 ? k : k + 1280;
-}
-
 /// A layer's weights and one request to it.
 template <class T>
 struct weights {
@@ -209,7 +203,7 @@ void run(const engine& e, std::vector<ops::linear<T>> members) {
     return;
   }
   if (e.variant >= 0) {
-    const std::uint32_t parts = e.shared ? gemm::segments_of<T>(members[0].n, members[0].k) : 1;
+    const std::uint32_t parts = e.shared ? gemm::segments_of(members[0].n, members[0].k) : 1;
     for (auto& member : members) {
       member.variant = static_cast<std::uint8_t>(e.variant);
       member.parts = static_cast<std::uint8_t>(parts);
@@ -531,14 +525,14 @@ TEST_SUITE("linear") {
 
   TEST_CASE_TEMPLATE("block: segments of K give the same bits walked by one block or shared by several, on every tile",
                      T, float, fp16, bf16) {
-    for (const extent size :
-         {extent{1, 70, deep<T>(768)}, extent{19, 33, deep<T>(801)}, extent{130, 40, deep<T>(1030)}}) {
+    for (const extent size : {extent{1, 70, 768}, extent{19, 33, 801}, extent{130, 40, 1030}, extent{7, 21, 530}}) {
       weights<T> layer(size.n, size.k, all_forms[3]);
       request<T> first(layer, size.rows, 7);
       run<T>({.which = native_block<T>, .variant = 1}, {first.op()});
       CHECK(first.error() < tolerance<T>);
       for (engine e : native_engines<T>()) {
-        const bool may_share = e.variant < static_cast<int>(gemm::shared_variants<T>);
+        const bool may_share = e.variant >= static_cast<int>(gemm::first_shared_variant) &&
+                               e.variant < static_cast<int>(gemm::shared_variants_end<T>);
         for (const int way : {0, 1, 2}) {
           e.shared = way != 0;
           e.memory = way != 2;
@@ -557,7 +551,7 @@ TEST_SUITE("linear") {
   }
 
   TEST_CASE_TEMPLATE("block: members with a residual in place share tiles and keep their bits", T, float, bf16) {
-    weights<T> layer(67, deep<T>(900), all_forms[1]);
+    weights<T> layer(67, 900, all_forms[1]);
     std::vector<request<T>> alone, together;
     for (std::size_t i = 0; i < 5; ++i) {
       for (auto* requests : {&alone, &together}) {
@@ -578,11 +572,11 @@ TEST_SUITE("linear") {
   }
 
   TEST_CASE_TEMPLATE("block: parts of a tile on blocks that run at the same time end it once", T, float, bf16) {
-    constexpr std::uint32_t depth = deep<T>(1030);
+    constexpr std::uint32_t depth = 1030;
     weights<T> layer(40, depth, all_forms[3]);
     request<T> first(layer, 6, 7);
     run<T>({.which = native_block<T>, .variant = 0}, {first.op()});
-    const std::uint32_t parts = gemm::segments_of<T>(40, depth);
+    const std::uint32_t parts = gemm::segments_of(40, depth);
     REQUIRE(parts == 4);
     std::vector<std::unique_ptr<emulator>> blocks;
     for (std::uint32_t i = 0; i < parts; ++i) blocks.push_back(std::make_unique<emulator>(gemm::block_scratch_bytes));
@@ -590,8 +584,10 @@ TEST_SUITE("linear") {
     for (int round = 0; round < 5; ++round) {
       request<T> again(layer, 6, 7);
       std::vector<ops::linear<T>> members{again.op()};
-      const std::uint32_t tiles = ops::linear<T>::plan(members, {.workers = 64, .host = false});
-      REQUIRE(members[0].parts == parts);
+      ops::linear<T>::plan(members, {.workers = 64, .host = false});
+      members[0].variant = gemm::first_shared_variant;
+      members[0].parts = static_cast<std::uint8_t>(parts);
+      const std::uint32_t tiles = gemm::block_tiles<T>(6, 40, gemm::first_shared_variant) * parts;
       std::vector<std::thread> together;
       for (std::uint32_t i = 0; i < parts; ++i) {
         together.emplace_back([&, i] {
@@ -607,20 +603,21 @@ TEST_SUITE("linear") {
     }
   }
 
-  TEST_CASE_TEMPLATE("segments cover K, begin where slices do, and are few", T, float, bf16) {
+  TEST_CASE("segments cover K, begin where slices do, and are few") {
     for (const std::uint32_t n : {1u, 4096u, 16383u, 16384u}) {
       for (std::uint32_t k = 1; k < 5000; ++k) {
-        const std::uint32_t depth = gemm::segment_depth<T>(n, k);
-        const std::uint32_t count = gemm::segments_of<T>(n, k);
+        const std::uint32_t depth = gemm::segment_depth(n, k);
+        const std::uint32_t count = gemm::segments_of(n, k);
         const bool good = depth % gemm::segment_unit == 0 && count >= 1 && count <= gemm::most_segments &&
-                          depth * (count - 1) < k && k <= depth * count && (count > 1) == gemm::is_cut<T>(n, k);
+                          depth * (count - 1) < k && k <= depth * count && (count > 1) == gemm::is_cut(n, k);
         if (!good) FAIL_CHECK(n << " features, K = " << k);
       }
     }
-    CHECK(gemm::segments_of<T>(4096, 4096) == 4);
-    CHECK(gemm::segments_of<T>(256, 1152) == 4);
-    CHECK(gemm::segments_of<T>(256, 512) == 1);
-    CHECK(gemm::segments_of<T>(32000, 4096) == 1);
+    CHECK(gemm::segments_of(4096, 4096) == 4);
+    CHECK(gemm::segments_of(256, 1152) == 4);
+    CHECK(gemm::segments_of(256, 512) == 4);
+    CHECK(gemm::segments_of(256, 511) == 1);
+    CHECK(gemm::segments_of(32000, 4096) == 1);
   }
 
   TEST_CASE("plan shares tiles where they are too few for the workers, and not where they are enough") {
@@ -630,15 +627,20 @@ TEST_SUITE("linear") {
             std::max<std::uint64_t>(workers, gemm::tiles_of(rows, n, gemm::block_tile<T>(chosen.variant))));
       return std::pair<int, int>(chosen.variant, chosen.parts);
     };
-    CHECK(choice(bf16{}, 64, 4096, 4096, 527) == std::pair(1, 4));
-    CHECK(choice(float{}, 128, 256, 1152, 527) == std::pair(1, 4));
-    CHECK(choice(float{}, 128, 256, 1152, 4) == std::pair(4, 1));
+    CHECK(choice(bf16{}, 64, 4096, 4096, 527) == std::pair(2, 4));
+    CHECK(choice(float{}, 128, 256, 1152, 527) == std::pair(3, 4));
+    CHECK(choice(float{}, 128, 256, 1152, 4) == std::pair(5, 1));
+    CHECK(choice(float{}, 256, 256, 256, 527) == std::pair(2, 1));
     CHECK(choice(float{}, 128, 256, 512, 527).second == 1);
-    CHECK(choice(bf16{}, 128, 256, 1152, 527) == std::pair(0, 4));
-    CHECK(choice(bf16{}, 128, 256, 1152, 4) == std::pair(2, 1));
-    CHECK(choice(bf16{}, 128, 256, 512, 527).second == 1);
-    CHECK(choice(bf16{}, 1, 16384, 4096, 527).second == 1);
-    CHECK(choice(bf16{}, 4096, 4096, 4096, 527) == std::pair(2, 1));
+    CHECK(choice(float{}, 1, 1024, 1024, 527) == std::pair(0, 1));
+    CHECK(choice(float{}, 1, 1024, 1024, 4) == std::pair(0, 1));
+    CHECK(choice(bf16{}, 128, 256, 1152, 527) == std::pair(0, 1));
+    CHECK(choice(bf16{}, 128, 256, 1152, 4) == std::pair(3, 1));
+    CHECK(choice(bf16{}, 128, 256, 512, 200).second == 1);
+    CHECK(choice(bf16{}, 1, 16384, 4096, 527) == std::pair(1, 1));
+    CHECK(choice(bf16{}, 1, 512, 512, 527) == std::pair(0, 1));
+    CHECK(choice(bf16{}, 256, 256, 256, 527) == std::pair(1, 1));
+    CHECK(choice(bf16{}, 4096, 4096, 4096, 527) == std::pair(3, 1));
   }
 
   TEST_CASE_TEMPLATE("host: any number of workers and any alignment give the same bits", T, float, fp16, bf16) {
@@ -777,12 +779,12 @@ TEST_SUITE("linear") {
 
   TEST_CASE("plan takes larger tiles for larger packets, and cuts host work for all workers") {
     const auto variant = [](std::uint64_t rows, std::uint32_t n) {
-      return static_cast<int>(gemm::choose_block_variant<bf16>(rows, n, 528));
+      return static_cast<int>(gemm::choose_block_variant<bf16>(0, rows, n, 528));
     };
     CHECK(variant(1, 512) == 0);
     CHECK(variant(32, 384) == 0);
-    CHECK(variant(64, 8192) == 1);
-    CHECK(variant(4096, 4096) == 2);
+    CHECK(variant(64, 8192) == 2);
+    CHECK(variant(4096, 4096) == 3);
     CHECK(gemm::choose_host_columns(64, 4096, 1024, 2) == gemm::host_columns);
     CHECK(gemm::choose_host_columns(64, 1024, 1024, 8) == 32);
     CHECK(gemm::choose_host_columns(1, 16, 16, 8) == gemm::host_columns);  // not worth dividing

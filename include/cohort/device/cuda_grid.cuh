@@ -131,7 +131,7 @@ public:
   __device__ void back_off() const { __nanosleep(2000); }
 
   template <class Ops>
-  __device__ void run(std::uint16_t op, const tile_work* works, std::uint32_t count) const {
+  __device__ __forceinline__ void run(std::uint16_t op, const tile_work* works, std::uint32_t count) const {
     device_context<> context(scratch_, storage_);
     Ops::run(op, context, works, count);
   }

@@ -49,6 +49,8 @@ struct superkernel_shared {
   std::uint32_t offsets[record_batch];
   tile_work works[record_batch];
   std::uint64_t announcement[2];
+  std::uint32_t counted_ticket;  // worker, its last thread alone: what it will count
+  std::uint32_t counted;
   std::uint32_t target;
 
   std::uint32_t failed;

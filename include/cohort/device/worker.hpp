@@ -34,11 +34,14 @@ public:
       if (present().tiles == 0) return;
       run_tiles();
       if (shared_.own_tiles == 0) return;
-      if (grid_.thread() == 0) count(present().ticket);
+      if (is_last_thread()) count();
     }
   }
 
 private:
+  /// Who does for the block what thread 0, which listens, shall not wait for.
+  COHORT_DEVICE bool is_last_thread() const { return grid_.thread() + 1 == grid_.threads(); }
+
   /// The packet that this block works on. Read from shared memory wherever it is needed: ops want the registers.
   COHORT_DEVICE announced present() const {
     return read_announcement(shared_.announcement[0], shared_.announcement[1]);
@@ -99,10 +102,12 @@ private:
   COHORT_DEVICE_ONE_FUNCTION void run_tiles() {
     // By a thread that has least to do with the first batch, whose barrier shows it to all. What the packet waits for
     // is complete then, while its records were on their way.
-    if (grid_.thread() + 1 == grid_.threads()) {
+    if (is_last_thread()) {
       const announced packet = present();
       const std::uint32_t workers = shared_.participants - 1;
       const std::uint32_t tiles = (packet.tiles - first_tile(packet, shared_.number, workers) + workers - 1) / workers;
+      shared_.counted_ticket = packet.ticket;
+      shared_.counted = packet.counted;
       if (packet.counted != 0) shared_.target = p_.device->slots[packet.ticket % ring_slots].target;
       shared_.own_tiles = packet.waits == 0 || await_others(packet.ticket) ? tiles : 0;
     }
@@ -242,10 +247,12 @@ private:
     }
   }
 
-  /// Thread 0, after the barrier that ends the block's tiles. Release: what this block wrote is visible to the block
-  /// that counts last; acquire: that block has seen what all others wrote before it tells the host.
-  COHORT_DEVICE void count(std::uint32_t ticket) {
-    if (present().counted != 0) {
+  /// The last thread, after the barrier that ends the block's tiles, while thread 0 listens for the next packet
+  /// already. Release: what this block wrote is visible to the block that counts last; acquire: that block has seen
+  /// what all others wrote before it tells the host.
+  COHORT_DEVICE void count() {
+    const std::uint32_t ticket = shared_.counted_ticket;
+    if (shared_.counted != 0) {
       const std::uint32_t target = shared_.target;
       const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);
       if (before + 1 != target) return;

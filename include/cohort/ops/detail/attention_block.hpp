@@ -268,7 +268,7 @@ private:
     const auto* const queries = reinterpret_cast<const std::byte*>(s.query);
     group.for_each(block_keys, [=, &s](std::uint32_t j) {
       float dot[at_once] = {};
-      COHORT_GEMM_UNROLLED_TWICE
+      COHORT_GEMM_UNROLLED_BY(2)
       for (std::uint32_t piece = 0; piece < count; ++piece) {
         float key[4];
         load_quad(reinterpret_cast<const float*>(stage + attention_place(j, piece, bytes)), key);
@@ -309,7 +309,7 @@ private:
       float value[at_once];
       COHORT_GEMM_UNROLLED
       for (std::uint32_t r = 0; r < at_once; ++r) value[r] = s.total[row + r][d] * correction[r];
-      COHORT_GEMM_UNROLLED_TWICE
+      COHORT_GEMM_UNROLLED_BY(2)
       for (std::uint32_t j = 0; j < keys; j += 4) {  // behind the last key are zeros
         float v[4];
         COHORT_GEMM_UNROLLED

@@ -27,11 +27,12 @@
 /// Whether the device compiler unrolls the next loop: arrays that live in registers need it, long bodies forbid it.
 #if COHORT_DEVICE_PASS
 #define COHORT_GEMM_UNROLLED _Pragma("unroll")
-#define COHORT_GEMM_UNROLLED_TWICE _Pragma("unroll 2")
+#define COHORT_GEMM_UNROLLED_BY(count) COHORT_GEMM_PRAGMA(unroll count)
+#define COHORT_GEMM_PRAGMA(text) _Pragma(#text)
 #define COHORT_GEMM_ROLLED _Pragma("unroll 1")
 #else
 #define COHORT_GEMM_UNROLLED
-#define COHORT_GEMM_UNROLLED_TWICE
+#define COHORT_GEMM_UNROLLED_BY(count)
 #define COHORT_GEMM_ROLLED
 #endif
 

@@ -4,7 +4,7 @@
 
 #include <cohort/config.hpp>
 #include <cohort/op.hpp>
-#include <cohort/ops/gemm/block_few_rows.hpp>
+#include <cohort/ops/gemm/block_by_segment.hpp>
 #include <cohort/ops/gemm/block_ffma.hpp>
 #include <cohort/ops/gemm/block_tensor.hpp>
 #include <cohort/ops/gemm/pipeline.hpp>
@@ -28,7 +28,7 @@ struct tile_extent {
 
 /// How many tile shapes an element type has.
 template <class T>
-inline constexpr std::uint32_t block_variants = std::is_same_v<T, float> ? 5 : 3;
+inline constexpr std::uint32_t block_variants = std::is_same_v<T, float> ? 6 : 4;
 
 /// The tile shapes of an element type, small to large. Small tiles spread a small packet over the device, large ones
 /// read each weight fewer times.
@@ -37,14 +37,15 @@ COHORT_HD
 constexpr tile_extent block_tile(std::uint32_t variant) {
   if constexpr (std::is_same_v<T, float>) {
     switch (variant) {
-      case 0: return {4, 32};
+      case 0: return {4, 16};
       case 1: return {8, 32};
-      case 2: return {32, 32};
-      case 3: return {32, 64};
+      case 2: return {16, 32};
+      case 3: return {32, 32};
+      case 4: return {32, 64};
       default: return {64, 64};
     }
   } else {
-    return {variant == 0 ? 16u : variant == 1 ? 32u : 64u, 64};
+    return variant == 0 ? tile_extent{16, 16} : tile_extent{8u << variant, 64};
   }
 }
 
@@ -61,17 +62,23 @@ std::uint64_t block_tiles(std::uint64_t rows, std::uint32_t columns, std::uint32
          ((std::uint64_t{columns} + tile.columns - 1) >> std::countr_zero(tile.columns));
 }
 
-/// The smallest tile of which there are at most two per SM (half of the workers: four blocks share an SM), else the
-/// largest, unless it leaves half of the workers without any. As measured on one device, small tiles win until about
-/// there. Rows that a tile has and the product has not are lost work: no tile is chosen where a smaller one holds all.
+/// Whether a tile has all rows of a product, and the next larger one has more.
 template <class T>
-std::uint8_t choose_block_variant(std::uint64_t rows, std::uint32_t columns, std::uint32_t workers) {
+constexpr bool holds_all_rows(std::uint32_t variant, std::uint64_t rows) {
+  return rows <= block_tile<T>(variant).rows && block_tile<T>(variant + 1).rows > block_tile<T>(variant).rows;
+}
+
+/// The smallest tile, from `first` on, of which there are at most two per SM (half of the workers: four blocks share an
+/// SM), else the largest, unless it leaves half of the workers without any. As measured on one device, small tiles win
+/// until about there. Rows that a tile has and the product has not are lost work: no tile is chosen where a smaller one
+/// holds all.
+template <class T>
+std::uint8_t choose_block_variant(std::uint8_t first, std::uint64_t rows, std::uint32_t columns,
+                                  std::uint32_t workers) {
   constexpr std::uint8_t last = block_variants<T> - 1;
   const auto tiles = [&](std::uint8_t variant) { return block_tiles<T>(rows, columns, variant); };
-  for (std::uint8_t variant = 0; variant < last; ++variant) {
-    const bool holds_all = rows <= block_tile<T>(variant).rows;
-    const bool next_is_taller = block_tile<T>(variant + 1u).rows > block_tile<T>(variant).rows;
-    if ((holds_all && next_is_taller) || tiles(variant) <= workers / 2) return variant;
+  for (std::uint8_t variant = first; variant < last; ++variant) {
+    if (holds_all_rows<T>(variant, rows) || tiles(variant) <= workers / 2) return variant;
   }
   return tiles(last) < workers / 2 ? last - 1 : last;
 }
@@ -82,25 +89,82 @@ struct block_choice {
   std::uint8_t parts = 1;
 };
 
-/// Tile shapes, from the smallest on, whose sums fit the memory of a part.
+/// Tile shapes that several blocks may share, by segments of K: those between the smallest, whose segments meet within
+/// a block, and the largest, whose sums do not fit the memory of a part.
+inline constexpr std::uint8_t first_shared_variant = 1;
 template <class T>
-inline constexpr std::uint8_t shared_variants = block_variants<T> - 1;
+inline constexpr std::uint8_t shared_variants_end = block_variants<T> - 1;
 
-/// Shares tiles where there are blocks enough for all of their segments at once: the smallest such tile. Where only the
-/// tiles themselves fill the workers, they walk through K alone; so they do on tensor cores where segments are short
-/// and there are not blocks for twice as many: to meet takes as long as to walk then. No tile is shared where a smaller
-/// one holds all rows.
+/// Of products on tensor cores. The smallest tile, whose warps take a segment each, where there are few of them. Else
+/// shares tiles where there are blocks enough for all of their segments at once: the smallest such tile. Where only the
+/// tiles themselves fill the workers, they walk through K alone; so they do where segments are short: to meet in device
+/// memory costs about as much as a walk through 768 k-values. No tile is shared where a smaller one holds all rows.
+template <class T>
+block_choice choose_tensor_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth,
+                                 std::uint32_t workers) {
+  if (!is_cut(columns, depth)) return {choose_block_variant<T>(1, rows, columns, workers), 1};
+  if (block_tiles<T>(rows, columns, 0) <= workers / 2) return {};
+  const std::uint32_t segments = depth >= 768 ? segments_of(columns, depth) : 1;  // mostly no division
+  const std::uint32_t places = depth >= 2048 ? workers : workers / 2;
+  for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants_end<T>; ++variant) {
+    if (variant >= first_shared_variant && block_tiles<T>(rows, columns, variant) * segments <= places) {
+      return {variant, static_cast<std::uint8_t>(segments)};
+    }
+    if (holds_all_rows<T>(variant, rows)) break;
+  }
+  return {choose_block_variant<T>(0, rows, columns, workers), 1};
+}
+
+/// Of products by multiply-adds. What bounds them is what shared memory delivers, the same for all blocks of an SM, and
+/// with one block alone the steps between slices. In the time that a 16-byte read per thread of one k-value takes, both
+/// as measured on one device.
+struct ffma_pace {
+  float reads;  ///< per k-value
+  float steps;  ///< the same for what does not overlap
+};
+inline constexpr ffma_pace ffma_paces[] = {{0.75f, 0.5f}, {3, 1}, {4, 1}, {6, 2}, {8, 2}, {12, 2}};
+inline constexpr float ffma_meeting = 750;  ///< to meet in device memory
+
+/// The tile that is through first, shared by segments of K where there are blocks enough for all of them at once.
+inline block_choice choose_ffma_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth,
+                                      std::uint32_t workers) {
+  const bool cut = is_cut(columns, depth);
+  const std::uint32_t segments = cut && depth >= 768 ? segments_of(columns, depth) : 1;
+  const float per_processor = workers < 4 ? 1.0f : 4.0f / static_cast<float>(workers);
+  const auto deep = static_cast<float>(depth);
+  block_choice best;
+  float least = 0;
+  for (std::uint8_t variant = 0; variant < block_variants<float>; ++variant) {
+    const float tiles = static_cast<float>(block_tiles<float>(rows, columns, variant)) * per_processor;
+    const auto rounds = [](float blocks) { return static_cast<float>(static_cast<std::int64_t>(blocks + 0.999f)); };
+    const ffma_pace pace = ffma_paces[variant];
+    const float steps = variant == 0 && !cut ? 3 * pace.steps : pace.steps;
+    const float alone = (rounds(tiles) * pace.reads + steps) * deep;
+    if (variant == 0 || alone < least) {
+      best = {variant, 1};
+      least = alone;
+    }
+    const auto parts = static_cast<float>(segments);
+    const bool may_share = segments > 1 && variant >= first_shared_variant && variant < shared_variants_end<float>;
+    if (may_share && tiles * parts <= 4) {
+      const float shared = (rounds(tiles * parts) * pace.reads + pace.steps) * deep / parts + ffma_meeting;
+      if (shared < least) {
+        best = {variant, static_cast<std::uint8_t>(segments)};
+        least = shared;
+      }
+    }
+    if (tiles * parts <= 1 || holds_all_rows<float>(variant, rows)) break;  // larger ones take longer
+  }
+  return best;
+}
+
 template <class T>
 block_choice choose_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth, std::uint32_t workers) {
-  const std::uint32_t segments = is_cut<T>(columns, depth) ? segments_of<T>(columns, depth) : 1;  // mostly no division
-  const std::uint32_t places = sizeof(T) == 4 || depth >= 2048 ? workers : workers / 2;
-  for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants<T>; ++variant) {
-    if (block_tiles<T>(rows, columns, variant) * segments <= places)
-      return {variant, static_cast<std::uint8_t>(segments)};
-    const std::uint32_t height = block_tile<T>(variant).rows;
-    if (rows <= height && block_tile<T>(variant + 1u).rows > height) break;
+  if constexpr (std::is_same_v<T, float>) {
+    return choose_ffma_block(rows, columns, depth, workers);
+  } else {
+    return choose_tensor_block<T>(rows, columns, depth, workers);
   }
-  return {choose_block_variant<T>(rows, columns, workers), 1};
 }
 
 /// Engines of the variants of `block_tile<T>`. fp32 is always computed by multiply-adds.
@@ -109,31 +173,37 @@ COHORT_HD
 constexpr auto select_engine() {
   if constexpr (std::is_same_v<T, float>) {
     if constexpr (Variant == 0)
-      return few_rows_tile<64, 4>{};
+      return ffma_by_segment<4, 4>{};
     else if constexpr (Variant == 1)
-      return ffma_tile<1, 2, 6>{};
+      return ffma_tile<1, 2, 64, 4>{};
     else if constexpr (Variant == 2)
-      return ffma_tile<4, 2, 4>{};
+      return ffma_tile<2, 2, 64, 3>{};
     else if constexpr (Variant == 3)
-      return ffma_tile<4, 4, 3>{};
+      return ffma_tile<4, 2, 32, 4>{};
+    else if constexpr (Variant == 4)
+      return ffma_tile<4, 4, 32, 3>{};
     else
-      return ffma_tile<8, 4, 2>{};
+      return ffma_tile<8, 4, 32, 2>{};
 #if COHORT_GEMM_HAS_MMA
   } else if constexpr (Units != arithmetic::scalar) {
     if constexpr (Variant == 0)
-      return tensor_tile<16, 4, Units>{};
+      return tensor_by_segment<3>{};
     else if constexpr (Variant == 1)
+      return tensor_tile<16, 4, Units>{};
+    else if constexpr (Variant == 2)
       return tensor_tile<32, 4, Units>{};
     else
       return tensor_tile<64, 3, Units>{};
 #endif
   } else {
     if constexpr (Variant == 0)
-      return ffma_tile<2, 4, 4>{};
+      return ffma_by_segment<16, 2>{};
     else if constexpr (Variant == 1)
-      return ffma_tile<4, 4, 3>{};
+      return ffma_tile<2, 4, 32, 4>{};
+    else if constexpr (Variant == 2)
+      return ffma_tile<4, 4, 32, 3>{};
     else
-      return ffma_tile<8, 4, 2>{};
+      return ffma_tile<8, 4, 32, 2>{};
   }
 }
 
@@ -143,7 +213,7 @@ inline constexpr std::uint32_t block_scratch_bytes =
 
 template <class Op>
 COHORT_HD
-bool is_cut(const Op& op) { return is_cut<typename Op::value_type>(op.n, op.k); }
+bool is_cut(const Op& op) { return is_cut(op.n, op.k); }
 
 /// Tiles of one variant, one after the other. Begins without a barrier.
 template <class Op, std::uint32_t Variant, arithmetic Units, class Context>
@@ -153,9 +223,12 @@ void run_block_variant(const Context& context, const tile_work* works, std::uint
   using engine = decltype(select_engine<T, Variant, Units>());
   constexpr tile_extent extent = block_tile<T>(Variant);
   static_assert(engine::rows == extent.rows && engine::columns == extent.columns);
-  static_assert(pipeline_bytes<engine, T> <= block_scratch_bytes);
   const auto run = [&](const auto& own) {
-    if (is_cut(*static_cast<const Op*>(works->members))) {
+    if constexpr (Variant == 0) {
+      static_assert(by_segment_bytes<engine, T> <= block_scratch_bytes);
+      run_by_segment<engine, Op>(own, works, count);
+    } else if (is_cut(*static_cast<const Op*>(works->members))) {
+      static_assert(pipeline_bytes<engine, T> <= block_scratch_bytes);
       run_pipeline<engine, Op, true>(own, works, count);
     } else {
       run_pipeline<engine, Op, false>(own, works, count);
@@ -193,13 +266,15 @@ void run_block(const Context& context, const tile_work* works, std::uint32_t cou
       run_block_variant<Op, 0, Units>(context, some, end - begin);
     } else if (variant == 1) {
       run_block_variant<Op, 1, Units>(context, some, end - begin);
-    } else if (block_variants<typename Op::value_type> == 3 || variant == 2) {
+    } else if (variant == 2) {
       run_block_variant<Op, 2, Units>(context, some, end - begin);
-    } else if constexpr (block_variants<typename Op::value_type> == 5) {
-      if (variant == 3) {
-        run_block_variant<Op, 3, Units>(context, some, end - begin);
-      } else {
+    } else if (block_variants<typename Op::value_type> == 4 || variant == 3) {
+      run_block_variant<Op, 3, Units>(context, some, end - begin);
+    } else if constexpr (block_variants<typename Op::value_type> == 6) {
+      if (variant == 4) {
         run_block_variant<Op, 4, Units>(context, some, end - begin);
+      } else {
+        run_block_variant<Op, 5, Units>(context, some, end - begin);
       }
     }
     begin = end;

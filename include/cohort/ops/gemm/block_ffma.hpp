@@ -18,11 +18,11 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 /// different banks, and a store of a warp fills whole sectors of 32 bytes.
 ///
 /// Every segment's sum is one chain of multiply-adds in ascending k, whatever the tile's shape.
-template <std::uint32_t RowsPerThread, std::uint32_t FeaturesPerThread, std::uint32_t Stages>
+template <std::uint32_t RowsPerThread, std::uint32_t FeaturesPerThread, std::uint32_t Slice, std::uint32_t Stages>
 struct ffma_tile {
   static constexpr std::uint32_t rows = 8 * RowsPerThread;
   static constexpr std::uint32_t columns = 16 * FeaturesPerThread;
-  static constexpr std::uint32_t slice = 32;
+  static constexpr std::uint32_t slice = Slice;
   static constexpr std::uint32_t stages = Stages;
   static constexpr std::uint32_t pitch = slice + 4;  // in floats: neighbouring rows begin in different banks
   static constexpr std::uint32_t row_bytes = pitch * sizeof(float);
@@ -62,8 +62,10 @@ struct ffma_tile {
   static void end(const Context& context, const std::byte* stage, const tile_row<T>*, sums& sum) {
     const auto* x = reinterpret_cast<const float*>(stage + x_offset) + row_of(context) * pitch;
     const auto* w = reinterpret_cast<const float*>(stage + w_offset) + feature_of(context) * pitch;
-    COHORT_GEMM_UNROLLED_TWICE  // more of it, and the largest tile spills
-        for (std::uint32_t k = 0; k < slice; k += 4) {
+    // Reads overlap as far as registers reach: more of it, and the largest tile spills.
+    [[maybe_unused]] constexpr std::uint32_t unrolled = RowsPerThread * FeaturesPerThread <= 8 ? 8 : 2;
+    COHORT_GEMM_UNROLLED_BY(unrolled)
+    for (std::uint32_t k = 0; k < slice; k += 4) {
       float xs[RowsPerThread][4];
       float ws[FeaturesPerThread][4];
       COHORT_GEMM_UNROLLED

@@ -16,6 +16,39 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 
 #if COHORT_GEMM_HAS_MMA
 
+/// One slice of 16 features at `w` times 8 Fragments rows at `x`, by a warp. Layout: `slice` and `place`, as in an
+/// engine.
+template <class T, class Layout, std::uint32_t Fragments, class Group>
+COHORT_HD
+void multiply_slice(const Group& group, const std::byte* w, const std::byte* x, float (&sum)[Fragments][4]) {
+  static_assert(Fragments % 2 == 0);
+  const std::uint32_t lane = group.rank();
+  // The four 8x8 matrices of a load, in the order of the fragment's registers. Weights: rows 0-7 and 8-15 of the first
+  // 8 k-values, then of the second. Rows of x: both k-halves of rows 0-7, then of rows 8-15.
+  const std::uint32_t x_row = lane % 8 + lane / 16 * 8;
+  COHORT_GEMM_UNROLLED
+  for (std::uint32_t k = 0; k < Layout::slice; k += 16) {
+    const std::byte* from[1 + Fragments / 2];
+    from[0] = w + Layout::place(lane % 16, k / 8 + lane / 16);
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t i = 0; i < Fragments / 2; ++i) {
+      from[1 + i] = x + Layout::place(x_row + i * 16, k / 8 + lane / 8 % 2);
+    }
+    std::uint32_t loaded[1 + Fragments / 2][4];
+    load_matrices(group, from, loaded);
+    std::uint32_t a[1][4];
+    std::uint32_t b[Fragments][2];
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t m = 0; m < 4; ++m) a[0][m] = loaded[0][m];
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t i = 0; i < Fragments; ++i) {
+      b[i][0] = loaded[1 + i / 2][i % 2 * 2];
+      b[i][1] = loaded[1 + i / 2][i % 2 * 2 + 1];
+    }
+    multiply_fragments<T>(group, a, b, reinterpret_cast<float(&)[1][Fragments][4]>(sum));
+  }
+}
+
 /// Tiles of Rows (of x) x 64 (features) in slices of 64 k-values: rows of 128 bytes, those of the weights first. A warp
 /// computes 16 features times all rows.
 ///
@@ -62,40 +95,8 @@ struct tensor_tile {
     if constexpr (Units == arithmetic::wgmma) {
       end_slice(sum);
     } else {
-      multiply<T>(context, stage, sum);
-    }
-  }
-
-  /// One slice, a warp at a time.
-  template <class T, class Context>
-  COHORT_HD
-  static void multiply(const Context& context, const std::byte* stage, sums& sum) {
-    const auto group = context.group();
-    const std::uint32_t lane = group.rank();
-    // The four 8x8 matrices of a load, in the order of the fragment's registers. Weights: rows 0-7 and 8-15 of the
-    // first 8 k-values, then of the second. Rows of x: both k-halves of rows 0-7, then of rows 8-15.
-    const std::uint32_t w_row = context.group_index() * 16 + lane % 16;
-    const std::uint32_t x_row = lane % 8 + lane / 16 * 8;
-    COHORT_GEMM_UNROLLED
-    for (std::uint32_t k = 0; k < slice; k += 16) {
-      const std::byte* from[1 + Rows / 16];
-      from[0] = stage + swizzled_place(w_row, k / 8 + lane / 16);
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t i = 0; i < Rows / 16; ++i) {
-        from[1 + i] = stage + x_offset + swizzled_place(x_row + i * 16, k / 8 + lane / 8 % 2);
-      }
-      std::uint32_t loaded[1 + Rows / 16][4];
-      load_matrices(group, from, loaded);
-      std::uint32_t a[1][4];
-      std::uint32_t b[fragments][2];
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t m = 0; m < 4; ++m) a[0][m] = loaded[0][m];
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t i = 0; i < fragments; ++i) {
-        b[i][0] = loaded[1 + i / 2][i % 2 * 2];
-        b[i][1] = loaded[1 + i / 2][i % 2 * 2 + 1];
-      }
-      multiply_fragments<T>(group, a, b, reinterpret_cast<float(&)[1][fragments][4]>(sum));
+      const std::uint32_t w = w_offset + context.group_index() * 16 * row_bytes;
+      multiply_slice<T, tensor_tile>(context.group(), stage + w, stage + x_offset, sum);
     }
   }
 

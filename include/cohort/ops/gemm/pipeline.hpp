@@ -40,6 +40,20 @@ inline constexpr std::uint32_t chained_depth = 256;
 /// Tiles that one pipeline runs through at most.
 inline constexpr std::uint32_t chained_tiles = 8;
 
+/// Copies the first `there` of Count elements, as floats where `To` is one, and zeros for the others.
+template <std::uint32_t Count, class To, class T>
+COHORT_HD
+void copy_elements(To* to, const T* from, std::uint32_t there) {
+  COHORT_GEMM_ROLLED
+  for (std::uint32_t j = 0; j < Count; ++j) {
+    if constexpr (std::is_same_v<T, To>) {
+      to[j] = j < there ? from[j] : T{};
+    } else {
+      to[j] = j < there ? to_float(from[j]) : 0.0f;
+    }
+  }
+}
+
 /// One thread's part in bringing slices: one 16-byte piece of every `rows_at_once`th row.
 template <class Engine, class T>
 class feeder {
@@ -102,30 +116,18 @@ public:
       const std::uint32_t left = k_ < depth_ ? depth_ - k_ : 0;
       COHORT_GEMM_ROLLED
       for (std::uint32_t i = 0; i < Engine::columns; i += rows_at_once) {
-        copy_piece(w_to + i * Engine::row_bytes, w_ + i / rows_at_once * stride, i < features_ ? left : 0);
+        copy_elements<piece>(reinterpret_cast<stored*>(w_to + i * Engine::row_bytes),
+                             w_ + i / rows_at_once * stride + k_, i < features_ ? left : 0);
       }
       COHORT_GEMM_ROLLED
       for (std::uint32_t i = 0; i < (has_rows_ ? Engine::rows : 0); i += rows_at_once) {
-        copy_piece(x_to + i * Engine::row_bytes, table_[i].x, left);
+        copy_elements<piece>(reinterpret_cast<stored*>(x_to + i * Engine::row_bytes), table_[i].x + k_, left);
       }
     }
     k_ += Engine::slice;
   }
 
 private:
-  COHORT_HD
-  void copy_piece(std::byte* to, const T* row, std::uint32_t left) const {
-    auto* const elements = reinterpret_cast<stored*>(to);
-    COHORT_GEMM_ROLLED
-    for (std::uint32_t j = 0; j < piece; ++j) {
-      if constexpr (std::is_same_v<T, stored>) {
-        elements[j] = j < left ? row[k_ + j] : T{};
-      } else {
-        elements[j] = j < left ? to_float(row[k_ + j]) : 0.0f;
-      }
-    }
-  }
-
   const T* w_;
   const tile_row<T>* table_;  // from this thread's first row on
   std::uint32_t k_;           // of this thread's piece of the next slice
@@ -161,7 +163,7 @@ COHORT_HD
 tile_corner corner_of(const tile_place<Op>& at, bool part) {
   const std::uint32_t k = at.members->k;
   if constexpr (!Cut) return {at.row, at.feature, 0, (k + Engine::slice - 1) / Engine::slice, 0};
-  const std::uint32_t depth = segment_depth<typename Op::value_type>(at.members->n, k);
+  const std::uint32_t depth = segment_depth(at.members->n, k);
   const std::uint32_t begin = part ? at.part * depth : 0;
   const std::uint32_t end = part && depth < k - begin ? begin + depth : k;
   return {at.row, at.feature, begin, (end - begin + Engine::slice - 1) / Engine::slice, depth / Engine::slice};

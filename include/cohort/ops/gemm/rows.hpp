@@ -62,7 +62,7 @@ COHORT_HD
 inline tile_place<Op> place_of(const tile_work& work) {
   const auto* const members = static_cast<const Op*>(work.members);
   const std::uint32_t down = (members->total_rows + Rows - 1) / Rows;
-  const std::uint32_t strip = work.tile / down;
+  const std::uint32_t strip = down == 1 ? work.tile : work.tile / down;
   const std::uint32_t parts = members->parts;
   const std::uint32_t column = parts == 1 ? strip : strip / parts;
   return {members, work.count, (work.tile - strip * down) * Rows, column * Columns, strip - column * parts};

@@ -4,8 +4,10 @@
 // K is cut into segments by the shape of the weights alone. Every engine sums each segment from zero in ascending k and
 // adds the segments' sums in their order: ((s0 + s1) + s2) + s3. So it makes no difference to a result who computes a
 // segment. Where there are many tiles, one block walks through all segments of a tile and keeps the running total.
-// Where there are few, each segment of a tile is a part of its own, for a block of its own: it puts its sum into device
-// memory, and the block that arrives last adds them up and ends the tile. Nobody waits for another.
+// Where there are few and small ones, each warp of a block has a segment, and they meet in shared memory
+// (block_by_segment.hpp). Where there are few and K is deep, each segment of a tile is a part of its own, for a block
+// of its own: it puts its sum into device memory, and the block that arrives last adds them up and ends the tile.
+// Nobody waits for another.
 #pragma once
 
 #include <cohort/config.hpp>
@@ -23,27 +25,23 @@ inline constexpr std::uint32_t most_segments = 4;
 /// Segments begin at multiples of this: the longest slice of any engine, so that none lies in two segments.
 inline constexpr std::uint32_t segment_unit = 64;
 
-/// Whether K is cut at all: by the weights' type and shape.
+/// Whether K is cut at all: by the weights' shape.
 ///
-/// To meet in device memory costs about as much as a walk through 384 k-values: shorter products are left whole. With
-/// 16384 features even a single row makes more tiles than a device runs at a time.
-template <class T>
+/// Shorter products are left whole: many of them in one packet lose 5 to 10 % by the running total, and one alone gains
+/// as little by sharing. With 16384 features even a single row makes more tiles than a device runs at a time.
 COHORT_HD
-constexpr bool is_cut(std::uint32_t n, std::uint32_t k) { return k >= 768 && n < 16384; }
+constexpr bool is_cut(std::uint32_t n, std::uint32_t k) { return k >= 512 && n < 16384; }
 
-/// k-values of each segment but the last, which may have fewer. A function of the weights' type and shape and nothing
-/// else.
-template <class T>
+/// k-values of each segment but the last, which may have fewer. A function of the weights' shape and nothing else.
 COHORT_HD
 constexpr std::uint32_t segment_depth(std::uint32_t n, std::uint32_t k) {
-  const std::uint32_t wanted = !is_cut<T>(n, k) ? 1 : k / 256 < most_segments ? k / 256 : most_segments;
+  const std::uint32_t wanted = is_cut(n, k) ? most_segments : 1;
   return (k + wanted * segment_unit - 1) / (wanted * segment_unit) * segment_unit;
 }
 
-template <class T>
 COHORT_HD
 constexpr std::uint32_t segments_of(std::uint32_t n, std::uint32_t k) {
-  const std::uint32_t depth = segment_depth<T>(n, k);
+  const std::uint32_t depth = segment_depth(n, k);
   return (k + depth - 1) / depth;
 }
 
