@@ -70,6 +70,33 @@ TEST_CASE("what one packet writes in device memory the next one reads, and the h
   b.device.deallocate(cohort::memory_kind::device, middle);
 }
 
+TEST_CASE("results that stay on the device are there for a copy that begins when the packet has completed") {
+  cohort::cuda_options promised = options();
+  promised.results_stay_on_device = true;
+  bench b(promised);
+  constexpr std::uint32_t size = 50000;
+  std::uint32_t* const in = b.words(size);
+  std::uint32_t* const seen = b.words(size);
+  auto* const out = static_cast<std::uint32_t*>(b.device.allocate(cohort::memory_kind::device, size * 4, 256));
+  REQUIRE(out != nullptr);
+  cudaStream_t beside = nullptr;
+  REQUIRE(cudaStreamCreateWithFlags(&beside, cudaStreamNonBlocking) == cudaSuccess);
+  for (std::uint32_t round = 0; round < static_cast<std::uint32_t>(rounds(500)); ++round) {
+    // One tile, and many: the end of the one is told by whoever ran it, that of the others by whoever counts last.
+    const std::uint32_t length = round % 2 == 0 ? 256 : size;
+    for (std::uint32_t i = 0; i < length; i += 13) in[i] = round * 5 + i;
+    b.commit(b.source.single(move_op{out, in, length, 1}));
+    b.drain();
+    REQUIRE(cudaMemcpyAsync(seen, out, length * 4, cudaMemcpyDeviceToHost, beside) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(beside) == cudaSuccess);
+    bool equal = true;
+    for (std::uint32_t i = 0; i < length; i += 13) equal = equal && seen[i] == round * 5 + i + 1;
+    REQUIRE(equal);
+  }
+  CHECK(cudaStreamDestroy(beside) == cudaSuccess);
+  b.device.deallocate(cohort::memory_kind::device, out);
+}
+
 TEST_CASE("what one packet writes the next one reads, without the host in between, where it comes after it") {
   bench b;
   constexpr std::uint32_t sizes[] = {200, 5000, 100000};  // one block, some, and nearly all

@@ -62,6 +62,7 @@ struct machine_options {
   std::chrono::nanoseconds limit = 20s;
   std::chrono::nanoseconds longest = 0ns;
   std::uint32_t missing_blocks = 0;  ///< blocks that never become resident
+  bool device_results = false;       ///< as `cuda_options::results_stay_on_device`
   /// Called by thread 0 of a worker before each look at the announcements, with the block's index.
   std::function<void(std::uint32_t)> before_look{};
   /// Called by the relay's thread 0 before each look at the ring.
@@ -117,6 +118,7 @@ public:
     parameters.limit = static_cast<std::uint64_t>(options_.limit.count());
     parameters.longest = static_cast<std::uint64_t>(options_.longest.count());
     parameters.sm_budget = options_.budget;
+    parameters.device_results = options_.device_results ? 1 : 0;
     ++launches_;
     running_.fetch_add(1, std::memory_order_relaxed);
     runner_ = std::thread([this, parameters, before = std::move(runner_)]() mutable {
@@ -225,6 +227,9 @@ public:
   void store_release_system(std::uint64_t* word, std::uint64_t value) {
     std::atomic_ref<std::uint64_t>(*word).store(value, std::memory_order_release);
   }
+  // Threads that emulate a device have no memory of their own: what is in order on it must be so for the host, too.
+  void store_relaxed_system(std::uint64_t* word, std::uint64_t value) { store_release_system(word, value); }
+  void fence_device() {}
   std::uint32_t load_acquire_device(std::uint32_t* word) {
     return std::atomic_ref<std::uint32_t>(*word).load(std::memory_order_acquire);
   }

@@ -28,6 +28,13 @@ TEST_CASE("every tile runs once and every packet completes once, across every wr
   }
 }
 
+TEST_CASE("packets whose results stay on the device complete once, too") {
+  bench<small_machine> b({.device_results = true}, {.time_limit = 60s});
+  b.start();
+  random_packets(b, 400, 5);
+  CHECK(b.lost == 0);
+}
+
 TEST_CASE("several pollers and helpers bring whole packets") {
   bench<wide_machine> b;
   b.start();

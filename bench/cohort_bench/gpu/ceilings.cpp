@@ -109,6 +109,7 @@ void describe_device(report& to) {
   const double mhz = 1e3 * static_cast<double>(out[0]) / static_cast<double>(out[1]);
   std::printf("# %s, %d SMs, SM clock %.0f MHz, driver CUDA %d, runtime %d, cuBLAS %zu\n", device.name,
               device.multiProcessorCount, mhz, driver_cuda, runtime, cublas);
+  to.note("ours: operands and results stay in device memory (cuda_options::results_stay_on_device)");
   boost::json::object& e = to.environment();
   e["gpu"] = device.name;
   e["sms"] = device.multiProcessorCount;

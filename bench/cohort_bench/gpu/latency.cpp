@@ -105,8 +105,8 @@ cohort::task<std::vector<double>> round_trips(Executor& gpu, Op op, int count) {
 }
 
 template <class T, class Op>
-way our_way(linear_executor<T>& gpu, const Op& op) {
-  return {std::string(ours), [&gpu, op](int count) {
+way our_way(linear_executor<T>& gpu, const Op& op, std::string name = std::string(ours)) {
+  return {std::move(name), [&gpu, op](int count) {
             const typename linear_executor<T>::residency on(gpu);
             return gpu.get().run(round_trips(gpu.get(), op, count));
           }};
@@ -183,6 +183,9 @@ struct effort {
 
 void no_ops(const cublas_streams& cublas, const effort& e, report& to) {
   linear_executor<float> gpu;
+  cohort::cuda_options for_the_host = benchmark_options();
+  for_the_host.results_stay_on_device = false;
+  linear_executor<float> shown({}, {}, for_the_host);
   by_thread threaded;
   std::vector<way> ways;
   ways.push_back({"mailbox, one block", [](int count) {
@@ -197,6 +200,7 @@ void no_ops(const cublas_streams& cublas, const effort& e, report& to) {
     ways.push_back(std::move(one));
   }
   ways.push_back({"cohort, poller thread, Asio", [&threaded](int count) { return threaded.measure(count); }});
+  ways.push_back(our_way(shown, no_op{}, "cohort, results for the host"));
   ways.push_back(our_way(gpu, no_op{}));
   measure("no-op", ways, e.rounds, e.each, to);
   const summary mine = samples_of(ways, ours);
@@ -241,6 +245,7 @@ int run_latency(const options& chosen) {
   const cublas_streams cublas;
   to.note("one at a time, R = 1, operands in L2; ways in turn, many times over; peers while our executor is paused");
   to.note("mailbox, relayed: host word, relay block, one of the other blocks, counter, host word: the way of a packet");
+  to.note("results for the host: without results_stay_on_device, which the mailboxes have, too");
   const effort e = chosen.quick ? effort{5, 400} : effort{20, 5'000};
   no_ops(cublas, e, to);
   if (chosen.type != "bf16") products<float>(cublas, e, to);

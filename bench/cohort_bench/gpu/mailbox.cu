@@ -30,8 +30,9 @@ __device__ std::uint32_t load_system(const std::uint32_t* from) {
   asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
   return value;
 }
+/// Behind what the device sees in order: as our own executor tells it where results stay on the device.
 __device__ void store_system(std::uint32_t* to, std::uint32_t value) {
-  asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+  asm volatile("st.relaxed.sys.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 __device__ std::uint32_t load_device(const std::uint32_t* from) {
   std::uint32_t value;
@@ -63,6 +64,7 @@ __global__ void answer(host_words* host) {
   while (true) {
     last = await(&host->doorbell, last, [](const std::uint32_t* word) { return load_system(word); });
     if (last == stop) return;
+    __threadfence();
     store_system(&host->answer, last);
   }
 }
@@ -78,7 +80,10 @@ __global__ void answer_relayed(host_words* host, relay_words* relay) {
       last = await(&relay->published, last, [](const std::uint32_t* word) { return load_device(word); });
       if (last != stop && last % workers == blockIdx.x) {
         __threadfence();
-        if (atomicAdd(&relay->counter, 1) == last - 1) store_system(&host->answer, last);
+        if (atomicAdd(&relay->counter, 1) == last - 1) {
+          __threadfence();
+          store_system(&host->answer, last);
+        }
       }
     }
     if (last == stop) return;

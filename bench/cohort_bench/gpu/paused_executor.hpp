@@ -55,8 +55,9 @@ private:
 template <class T>
 class linear_executor : public paused_executor<linear_ops<T>> {
 public:
-  explicit linear_executor(const cohort::scheduler_options& scheduling = {}, const cohort::late_binding& policy = {})
-      : paused_executor<linear_ops<T>>(make_linear_backend<T>(benchmark_options()), scheduling, policy) {}
+  explicit linear_executor(const cohort::scheduler_options& scheduling = {}, const cohort::late_binding& policy = {},
+                           const cohort::cuda_options& settings = benchmark_options())
+      : paused_executor<linear_ops<T>>(make_linear_backend<T>(settings), scheduling, policy) {}
 };
 
 }  // namespace cohort_bench

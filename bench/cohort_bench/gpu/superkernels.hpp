@@ -23,11 +23,12 @@ std::unique_ptr<cohort::backend> make_linear_backend<cohort::bf16>(const cohort:
 /// A backend over `other_ops`, for whoever has included other_ops.hpp.
 std::unique_ptr<cohort::backend> make_other_backend(const cohort::cuda_options& options);
 
-/// Operands are the benchmarks' own: the arenas stay small. It lingers as by default.
+/// Operands are the benchmarks' own, in device memory: the arenas stay small. It lingers as by default.
 inline cohort::cuda_options benchmark_options() {
   cohort::cuda_options options;
   options.device_bytes = std::size_t{1} << 20;
   options.pinned_bytes = std::size_t{1} << 20;
+  options.results_stay_on_device = true;
   return options;
 }
 

@@ -314,6 +314,7 @@ private:
     all.exchange_counters = static_cast<std::uint32_t*>(exchange_counters_.get());
     all.linger = ns(options_.linger);
     all.limit = ns(options_.time_limit);
+    all.device_results = options_.results_stay_on_device ? 1 : 0;
     // A device that draws a desktop kills kernels that stay for seconds.
     if (detail::cuda_attribute(cudaDevAttrKernelExecTimeout, options_.device) != 0) {
       all.longest = ns(std::chrono::milliseconds(500));

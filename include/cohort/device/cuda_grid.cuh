@@ -72,6 +72,10 @@ public:
   __device__ void store_release_system(std::uint64_t* word, std::uint64_t value) const {
     asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
   }
+  __device__ void store_relaxed_system(std::uint64_t* word, std::uint64_t value) const {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+  }
+  __device__ void fence_device() const { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
   __device__ std::uint32_t load_acquire_device(std::uint32_t* word) const {
     std::uint32_t value;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");

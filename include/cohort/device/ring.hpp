@@ -172,14 +172,15 @@ static_assert(announcement_slots > ring_slots + 1 && announcement_slots % ring_s
 struct residency {
   host_ring* host = nullptr;
   device_ring* device = nullptr;
-  std::uint64_t linger = 0;     ///< ns without a doorbell after which the residency ends
-  std::uint64_t limit = 0;      ///< ns that one device-side wait may take
-  std::uint64_t longest = 0;    ///< ns after which the residency ends though there is work; 0: no such bound
-  std::uint32_t launch = 0;     ///< number of the launch, counted from 1, wraps
-  std::uint32_t first = 0;      ///< ticket that is taken first
-  std::uint32_t until = 0;      ///< when bounded: ticket that is not taken any more
-  std::uint32_t bounded = 0;    ///< 1: ends at `until`
-  std::uint32_t sm_budget = 0;  ///< multiprocessors that take part, at least 1
+  std::uint64_t linger = 0;          ///< ns without a doorbell after which the residency ends
+  std::uint64_t limit = 0;           ///< ns that one device-side wait may take
+  std::uint64_t longest = 0;         ///< ns after which the residency ends though there is work; 0: no such bound
+  std::uint32_t launch = 0;          ///< number of the launch, counted from 1, wraps
+  std::uint32_t first = 0;           ///< ticket that is taken first
+  std::uint32_t until = 0;           ///< when bounded: ticket that is not taken any more
+  std::uint32_t bounded = 0;         ///< 1: ends at `until`
+  std::uint32_t sm_budget = 0;       ///< multiprocessors that take part, at least 1
+  std::uint32_t device_results = 0;  ///< 1: ops write device memory alone
 
   /// Where tiles of a packet meet (`tile_exchange`): for each ring slot `exchange_tiles` pieces of the op set's size,
   /// and as many counters, zeroed once, before the first launch. By (a) and (b) a slot's next packet finds them unused.

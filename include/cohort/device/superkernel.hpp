@@ -12,7 +12,8 @@
 //   barriers    sync() block; poll_sync(), poll_all(bool), poll_broadcast(u32 of 0); mover_sync() a team;
 //               meet(i) pollers and team i
 //   memory      load_acquire_system(u64*), load_acquire_system_pair(u64*, u64[2]), store_release_system(u64*, u64)
-//               load_relaxed_system_pair(u64*, u64[2])
+//               load_relaxed_system_pair(u64*, u64[2]), store_relaxed_system(u64*, u64)
+//               fence_device(): acquire and release, between what precedes and what follows, for the device
 //               load_acquire_device(u32*), load_acquire_device_pair, store_release_device_pair(u64*, u64, u64),
 //               add_device(u32*, u32) (acquire and release, returns the old value),
 //               load_shared(u32*), store_shared(u32*, u32) (within the block, relaxed)

@@ -249,7 +249,8 @@ private:
 
   /// The last thread, after the barrier that ends the block's tiles, while thread 0 listens for the next packet
   /// already. Release: what this block wrote is visible to the block that counts last; acquire: that block has seen
-  /// what all others wrote before it tells the host.
+  /// what all others wrote before it tells the host. Where all that lies on the device, an order there is enough:
+  /// whoever reads it next reads it there.
   COHORT_DEVICE void count() {
     const std::uint32_t ticket = shared_.counted_ticket;
     if (shared_.counted != 0) {
@@ -257,7 +258,13 @@ private:
       const std::uint32_t before = grid_.add_device(&p_.device->counters[ticket % ring_slots].value, 1);
       if (before + 1 != target) return;
     }
-    grid_.store_release_system(&p_.host->completions[ticket % ring_slots], ticket);
+    std::uint64_t* const completion = &p_.host->completions[ticket % ring_slots];
+    if (p_.device_results == 0) {
+      grid_.store_release_system(completion, ticket);
+    } else {
+      if (shared_.counted == 0) grid_.fence_device();
+      grid_.store_relaxed_system(completion, ticket);
+    }
   }
 
   Grid& grid_;
