@@ -7,8 +7,11 @@
 #if defined(__CUDACC__)
 /// Marks what is compiled for the host and, under nvcc, for the device as well.
 #define COHORT_HD __host__ __device__
+/// The same for what must not be a function of its own on the device: around a call registers are put away.
+#define COHORT_HD_INLINED __host__ __device__ __forceinline__
 #else
 #define COHORT_HD
+#define COHORT_HD_INLINED
 #endif
 
 #if defined(__CUDA_ARCH__)

@@ -290,8 +290,8 @@ struct op_set {
 
   /// Runs `count` tiles of records whose op code is `index`: a static switch, so that ops are inlined into one kernel.
   template <class Context>
-  COHORT_HD
-  static void run(std::uint16_t index, Context& context, const tile_work* works, std::uint32_t count) {
+  COHORT_HD_INLINED static void run(std::uint16_t index, Context& context, const tile_work* works,
+                                    std::uint32_t count) {
     std::uint16_t position = 0;
     (void)((index == position++ ? (detail::run_tiles<Ops>(context, works, count), true) : false) || ...);
   }

@@ -21,7 +21,8 @@ struct contest_plan {
   int rounds = 3;                ///< searches of each arm, in turn; the median counts
   double trial_seconds = 0.35;   ///< of one load in a search, after its warm-up
   int trials = 3;                ///< a rate attains when one of them does: a host that stops for some ms fails any arm
-  double steady_seconds = 3;     ///< of one load in the tests of fairness
+  double steady_seconds = 3;     ///< of one load in the tests of fairness, longer where that is
+  double fair_requests = 2'000;  ///< fewer than so many of each tenant of ours: few tell chance, not favour
   double times_alone = 10;       ///< a target is so many times the least time alone of any arm,
   double least_target_us = 500;  ///< but no shorter: five windows of a batcher
   bool extras = true;            ///< other targets, and bursty arrivals, if there is time
@@ -49,9 +50,10 @@ public:
 private:
   /// How tenants fared at one load.
   struct treatment {
-    double spread = missing;   ///< slowest over fastest mean latency of equal tenants, the worst kind
-    double flooded = missing;  ///< p99 of the others under a flood over that before, the worst kind
-    double hidden = missing;   ///< share of the wait for company that other work covered
+    double spread = missing;     ///< slowest over fastest mean latency of equal tenants, the worst kind
+    double by_chance = missing;  ///< what it would be if the same latencies had been dealt out to them at random
+    double flooded = missing;    ///< p99 of the others under a flood over that before, the worst kind
+    double hidden = missing;     ///< share of the wait for company that other work covered
   };
   struct contestant {
     arm* who = nullptr;

@@ -29,7 +29,7 @@ static_assert(most_segments == block_threads / 32, "a warp for each segment");
 //   row_bytes                 from one row of a slice to the next; those of weights come first, then those of x
 //   place(row, piece)         where a 16-byte piece of a row lies
 //   sums                      what one lane holds
-//   multiply<T>(group, stage, sums)                 a slice
+//   multiply<T>(group, stage, there, sums)          a slice, of which `there` rows or more are there
 //   put(group, sums, to, pitch)                     sums of rows and features into rows of `pitch` floats
 
 /// Multiply-adds for Rows rows x 16 features: a lane has a feature and every other row.
@@ -50,9 +50,21 @@ struct ffma_by_segment {
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return row * row_bytes + piece * 16; }
 
+  /// What bounds it is what shared memory delivers: lanes whose rows are not there read nothing.
   template <class T, class Group>
   COHORT_HD
-  static void multiply(const Group& group, const std::byte* stage, sums& sum) {
+  static void multiply(const Group& group, const std::byte* stage, std::uint32_t there, sums& sum) {
+    const std::uint32_t row = group.rank() / 16;
+    if (row + 2 < there) {
+      multiply_rows<Rows / 2>(group, stage, sum);
+    } else if (row < there) {
+      multiply_rows<1>(group, stage, sum);
+    }
+  }
+
+  template <std::uint32_t Count, class Group>
+  COHORT_HD
+  static void multiply_rows(const Group& group, const std::byte* stage, sums& sum) {
     const auto* const w = reinterpret_cast<const float*>(stage) + group.rank() % 16 * pitch;
     const auto* const x = reinterpret_cast<const float*>(stage) + (columns + group.rank() / 16) * pitch;
     COHORT_GEMM_UNROLLED
@@ -60,7 +72,7 @@ struct ffma_by_segment {
       float ws[4];
       load_quad(w + k, ws);
       COHORT_GEMM_UNROLLED
-      for (std::uint32_t i = 0; i < Rows / 2; ++i) {
+      for (std::uint32_t i = 0; i < Count; ++i) {
         float xs[4];
         load_quad(x + i * 2 * pitch + k, xs);
         COHORT_GEMM_UNROLLED
@@ -98,7 +110,7 @@ struct tensor_by_segment {
 
   template <class T, class Group>
   COHORT_HD
-  static void multiply(const Group& group, const std::byte* stage, sums& sum) {
+  static void multiply(const Group& group, const std::byte* stage, std::uint32_t, sums& sum) {
     multiply_slice<T, tensor_by_segment>(group, stage, stage + columns * row_bytes, sum);
   }
 
@@ -210,12 +222,12 @@ private:
   bool aligned_;
 };
 
-/// One segment of a tile, by one warp: its sums, added from zero in ascending k. `stages`: this warp's, free
-/// afterwards.
+/// One segment of a tile with `there` rows, by one warp: its sums, added from zero in ascending k. `stages`: this
+/// warp's, free afterwards.
 template <class Engine, class T, class Group>
 COHORT_HD
 void sum_segment(const Group& group, const layer_view<T>& layer, std::uint32_t feature, const tile_row<T>* table,
-                 std::uint32_t segment, std::byte* stages, typename Engine::sums& sums) {
+                 std::uint32_t there, std::uint32_t segment, std::byte* stages, typename Engine::sums& sums) {
   constexpr std::uint32_t stage_bytes = warp_stage_bytes<Engine>;
   const std::uint32_t depth = segment_depth(layer.n, layer.k);
   const std::uint32_t begin = segment * depth;
@@ -235,7 +247,7 @@ void sum_segment(const Group& group, const layer_view<T>& layer, std::uint32_t f
     copies.template wait<Engine::stages - 1>();
     group.sync();  // shows slice s to the warp
     std::byte* const present = stages + stage * stage_bytes;
-    Engine::template multiply<T>(group, present, sums);
+    Engine::template multiply<T>(group, present, there, sums);
     if (s + Engine::stages < slices) {
       group.sync();  // all have read it
       feed.load(copies, present);
@@ -296,12 +308,14 @@ void run_by_segment(const Context& context, const tile_work* works, std::uint32_
   COHORT_GEMM_ROLLED
   for (std::uint32_t tile = 0; tile < count; ++tile) {
     if (tile != 0) context.sync();
-    const auto place = place_of<Op, Engine::rows, Engine::columns>(works[tile]);
-    const layer_view<T> layer = layer_of(*place.members);
-    find_rows<Engine::rows>(context, place, table, owner);
+    const Op lead = *static_cast<const Op*>(works[tile].members);  // all of it in one wait
+    const auto place = place_of<Op, Engine::rows, Engine::columns>(works[tile], lead);
+    const layer_view<T> layer = layer_of(lead);
+    find_rows<Engine::rows>(context, place, lead, table, owner);
     context.sync();
     typename Engine::sums sums = {};
-    sum_segment<Engine>(group, layer, place.feature, table, context.group_index(), own, sums);
+    const std::uint32_t there = lead.total_rows - place.row;
+    sum_segment<Engine>(group, layer, place.feature, table, there, context.group_index(), own, sums);
     Engine::put(group, sums, reinterpret_cast<float*>(own), pitch);
     context.sync();
     end_tile<Engine>(context, layer, place.feature, table, reinterpret_cast<const float*>(scratch), pitch,

@@ -222,7 +222,8 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
 
   // Worked out once, each by another thread: it takes a division, and the loop over slices has no registers for it.
   if (thread < count) corners[thread] = corner_of<Engine, Cut>(place(thread), part);
-  find_rows<Engine::rows>(context, place(0), tables, owner);
+  const tile_place<Op> first_place = place(0);
+  find_rows<Engine::rows>(context, first_place, *first_place.members, tables, owner);
   context.sync();
   open(0, 0);
   async_copies copies;
@@ -260,7 +261,7 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
         if (next.members != works[tile].members || row != corners[tile].row) {
           next_table = 1 - table;
           const tile_place<Op> at{static_cast<const Op*>(next.members), next.count, row, 0, 0};
-          find_rows<Engine::rows>(context, at, tables + next_table * Engine::rows, owner);
+          find_rows<Engine::rows>(context, at, *at.members, tables + next_table * Engine::rows, owner);
         }
       }
       Engine::template end<T>(context, present, tables + table * Engine::rows, sums);

@@ -55,29 +55,36 @@ struct tile_place {
   std::uint32_t part;     ///< of the members' `parts`: which segment of K
 };
 
-/// Tiles that share weights are neighbours: they run at the same time, and memory is read once for them. So the parts
-/// of a tile are as far apart as the product is tiles high.
+/// `lead`: the first member, or a copy of it. Tiles that share weights are neighbours: they run at the same time, and
+/// memory is read once for them. So the parts of a tile are as far apart as the product is tiles high.
+template <class Op, std::uint32_t Rows, std::uint32_t Columns>
+COHORT_HD
+inline tile_place<Op> place_of(const tile_work& work, const Op& lead) {
+  const std::uint32_t down = (lead.total_rows + Rows - 1) / Rows;
+  const std::uint32_t strip = down == 1 ? work.tile : work.tile / down;
+  const std::uint32_t parts = lead.parts;
+  const std::uint32_t column = parts == 1 ? strip : strip / parts;
+  return {static_cast<const Op*>(work.members), work.count, (work.tile - strip * down) * Rows, column * Columns,
+          strip - column * parts};
+}
+
 template <class Op, std::uint32_t Rows, std::uint32_t Columns>
 COHORT_HD
 inline tile_place<Op> place_of(const tile_work& work) {
-  const auto* const members = static_cast<const Op*>(work.members);
-  const std::uint32_t down = (members->total_rows + Rows - 1) / Rows;
-  const std::uint32_t strip = down == 1 ? work.tile : work.tile / down;
-  const std::uint32_t parts = members->parts;
-  const std::uint32_t column = parts == 1 ? strip : strip / parts;
-  return {members, work.count, (work.tile - strip * down) * Rows, column * Columns, strip - column * parts};
+  return place_of<Op, Rows, Columns>(work, *static_cast<const Op*>(work.members));
 }
 
 /// Fills `table` with TileRows rows of the stack, from `place.row` on. A team of threads, whose next barrier makes the
-/// table known to all. `owner` is shared storage for TileRows words, free again after that barrier.
+/// table known to all. `lead`: the first member, or a copy of it. `owner` is shared storage for TileRows words, free
+/// again after that barrier.
 ///
 /// The members are looked through by all threads at once, so that it costs two reads of global memory, one after the
 /// other, however many members there are; a search per row would cost as many as it has steps. Plain loads: the members
 /// are rewritten between packets.
 template <std::uint32_t TileRows, class Context, class Op>
 COHORT_HD
-void find_rows(const Context& context, const tile_place<Op>& place, tile_row<typename Op::value_type>* table,
-               std::uint32_t* owner) {
+void find_rows(const Context& context, const tile_place<Op>& place, const Op& lead,
+               tile_row<typename Op::value_type>* table, std::uint32_t* owner) {
   static_assert(TileRows <= block_threads, "each thread looks up at most one row");
   const Op* const members = place.members;
   const std::uint32_t count = place.count;
@@ -95,9 +102,9 @@ void find_rows(const Context& context, const tile_place<Op>& place, tile_row<typ
     context.sync();
   }
   if (const std::uint32_t mine = context.rank(); mine < TileRows) {
-    const std::uint32_t last = members->total_rows - 1 - first;
+    const std::uint32_t last = lead.total_rows - 1 - first;
     const std::uint32_t row = mine < last ? mine : last;
-    auto found = row_of(members[count > 1 ? owner[row] : 0], first + row);
+    auto found = count > 1 ? row_of(members[owner[row]], first + row) : row_of(lead, first + row);
     if (row != mine) found = {found.x, nullptr, nullptr};
     table[mine] = found;
   }
