@@ -68,16 +68,15 @@ constexpr bool holds_all_rows(std::uint32_t variant, std::uint64_t rows) {
   return rows <= block_tile<T>(variant).rows && block_tile<T>(variant + 1).rows > block_tile<T>(variant).rows;
 }
 
-/// The smallest tile, from `first` on, of which there are at most two per SM (half of the workers: four blocks share an
-/// SM), else the largest, unless it leaves half of the workers without any. As measured on one device, small tiles win
-/// until about there. Rows that a tile has and the product has not are lost work: no tile is chosen where a smaller one
-/// holds all.
+/// Of a product whose tiles walk through K alone, on tensor cores. The smallest tile of which there are at most two per
+/// SM (half of the workers: four blocks share an SM), else the largest, unless it leaves half of the workers without
+/// any. As measured on one device, small tiles win until about there. Rows that a tile has and the product has not are
+/// lost work: no tile is chosen where a smaller one holds all.
 template <class T>
-std::uint8_t choose_block_variant(std::uint8_t first, std::uint64_t rows, std::uint32_t columns,
-                                  std::uint32_t workers) {
+std::uint8_t choose_walking_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t workers) {
   constexpr std::uint8_t last = block_variants<T> - 1;
   const auto tiles = [&](std::uint8_t variant) { return block_tiles<T>(rows, columns, variant); };
-  for (std::uint8_t variant = first; variant < last; ++variant) {
+  for (std::uint8_t variant = 1; variant < last; ++variant) {
     if (holds_all_rows<T>(variant, rows) || tiles(variant) <= workers / 2) return variant;
   }
   return tiles(last) < workers / 2 ? last - 1 : last;
@@ -102,7 +101,7 @@ inline constexpr std::uint8_t shared_variants_end = block_variants<T> - 1;
 template <class T>
 block_choice choose_tensor_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth,
                                  std::uint32_t workers) {
-  if (!is_cut(columns, depth)) return {choose_block_variant<T>(1, rows, columns, workers), 1};
+  if (!is_cut(columns, depth)) return {choose_walking_block<T>(rows, columns, workers), 1};
   if (block_tiles<T>(rows, columns, 0) <= workers / 2) return {};
   const std::uint32_t segments = depth >= 768 ? segments_of(columns, depth) : 1;  // mostly no division
   const std::uint32_t places = depth >= 2048 ? workers : workers / 2;
@@ -112,18 +111,18 @@ block_choice choose_tensor_block(std::uint64_t rows, std::uint32_t columns, std:
     }
     if (holds_all_rows<T>(variant, rows)) break;
   }
-  return {choose_block_variant<T>(0, rows, columns, workers), 1};
+  return {choose_walking_block<T>(rows, columns, workers), 1};
 }
 
 /// Of products by multiply-adds. What bounds them is what shared memory delivers, the same for all blocks of an SM, and
-/// with one block alone the steps between slices. In the time that a 16-byte read per thread of one k-value takes, both
-/// as measured on one device.
+/// with one block alone the steps between slices. Times are in reads of 16 bytes by each thread, which have four
+/// k-values of a row each, times K; as measured on one device.
 struct ffma_pace {
-  float reads;  ///< per k-value
-  float steps;  ///< the same for what does not overlap
+  float reads;  ///< for four k-values of a tile
+  float steps;  ///< as long as so many reads, once, whatever else the SM does
 };
 inline constexpr ffma_pace ffma_paces[] = {{0.75f, 0.5f}, {3, 1}, {4, 1}, {6, 2}, {8, 2}, {12, 2}};
-inline constexpr float ffma_meeting = 750;  ///< to meet in device memory
+inline constexpr float ffma_meeting = 750;  ///< to meet in device memory: one read for so many k-values
 
 /// The tile that is through first, shared by segments of K where there are blocks enough for all of them at once.
 inline block_choice choose_ffma_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth,
