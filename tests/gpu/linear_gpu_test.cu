@@ -88,8 +88,9 @@ constexpr extent large[] = {{64, 4096, 1024}, {1, 4096, 1024}, {256, 256, 1152},
 
 }  // namespace
 
-/// Alone a product has the device to itself, and its tiles are shared by segments of K; among others it has a few
-/// blocks, and the taller ones walk through K. Many more packets than the ring has slots: counters are used again.
+/// Alone a product has the device to itself, and the segments of K are shared by warps or by blocks; among others it
+/// has a few blocks, and the taller ones walk through K. Many more packets than the ring has slots: counters are used
+/// again.
 TEST_CASE_TEMPLATE("device: products with segments of K give the same bits alone and among 63 others", T, float, fp16,
                    bf16) {
   using kernels = cohort::op_set<cohort::ops::linear<T>>;
@@ -100,8 +101,7 @@ TEST_CASE_TEMPLATE("device: products with segments of K give the same bits alone
                                 {.driven_by = cohort::drive::caller});
   std::mt19937 random(5);
   std::deque<product<T>> all;
-  constexpr std::size_t more = sizeof(T) == 4 ? 0 : 1280;  // products of 16-bit types are cut when they are deeper
-  constexpr std::size_t depths[] = {768 + more, 801 + more, 1030 + more, 1152 + more};
+  constexpr std::size_t depths[] = {512, 801, 1152, 2310};
   for (std::size_t i = 0; i < 64; ++i) {
     all.emplace_back(gpu.device(), extent{1 + i * 37 % 130, 33 + i % 3 * 64, depths[i % std::size(depths)]}, random);
   }
