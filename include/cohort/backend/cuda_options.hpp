@@ -41,7 +41,7 @@ struct cuda_options {
 
   /// A promise: no op writes memory of the host (pinned, mapped or managed). A packet's end is then told as soon as the
   /// whole device sees what its ops wrote, and not only when the host could see writes to its own memory, which takes
-  /// 0.5 to 1.5 us of every round trip. Later ops, kernels and copies from the device find all results, as without it;
+  /// 0.4 to 1.5 us of every round trip. Later ops, kernels and copies from the device find all results, as without it;
   /// what an op writes into the host's memory in spite of it may arrive after the end was told.
   bool results_stay_on_device = false;
 
