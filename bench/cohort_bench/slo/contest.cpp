@@ -258,7 +258,9 @@ contest::treatment contest::treat(const char* stage, arm& on, double rate) {
   auto sources = cohort_load::sources_of(tenants_);
   const auto before = on.statistics();
   double seconds = plan_.steady_seconds;
-  if (plan_.timed && &on == all_.front().who) seconds = std::max(seconds, plan_.fair_requests * tenants_ / rate);
+  if (plan_.timed && &on == all_.front().who) {
+    seconds = std::max(seconds, std::min(plan_.fair_requests * tenants_ / rate, plan_.most_seconds));
+  }
   const trial even = load(on, rate, seconds, sources, 201, {});
   const auto after = on.statistics();
   (void)show(stage, on, rate, even, targets_);

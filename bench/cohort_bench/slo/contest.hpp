@@ -23,6 +23,7 @@ struct contest_plan {
   int trials = 3;                ///< a rate attains when one of them does: a host that stops for some ms fails any arm
   double steady_seconds = 3;     ///< of one load in the tests of fairness, longer where that is
   double fair_requests = 2'000;  ///< fewer than so many of each tenant of ours: few tell chance, not favour
+  double most_seconds = 20;      ///< but no longer than this: a slow machine gives few in any time
   double times_alone = 10;       ///< a target is so many times the least time alone of any arm,
   double least_target_us = 500;  ///< but no shorter: five windows of a batcher
   bool extras = true;            ///< other targets, and bursty arrivals, if there is time

@@ -131,11 +131,12 @@ inline block_choice choose_ffma_block(std::uint64_t rows, std::uint32_t columns,
   const std::uint32_t segments = cut && depth >= 768 ? segments_of(columns, depth) : 1;
   const float per_processor = workers < 4 ? 1.0f : 4.0f / static_cast<float>(workers);
   const auto deep = static_cast<float>(depth);
+  const auto parts = static_cast<float>(segments);
+  const auto rounds = [](float blocks) { return static_cast<float>(static_cast<std::int64_t>(blocks + 0.999f)); };
   block_choice best;
   float least = 0;
   for (std::uint8_t variant = 0; variant < block_variants<float>; ++variant) {
     const float tiles = static_cast<float>(block_tiles<float>(rows, columns, variant)) * per_processor;
-    const auto rounds = [](float blocks) { return static_cast<float>(static_cast<std::int64_t>(blocks + 0.999f)); };
     const ffma_pace pace = ffma_paces[variant];
     const float steps = variant == 0 && !cut ? 3 * pace.steps : pace.steps;
     const float alone = (rounds(tiles) * pace.reads + steps) * deep;
@@ -143,7 +144,6 @@ inline block_choice choose_ffma_block(std::uint64_t rows, std::uint32_t columns,
       best = {variant, 1};
       least = alone;
     }
-    const auto parts = static_cast<float>(segments);
     const bool may_share = segments > 1 && variant >= first_shared_variant && variant < shared_variants_end<float>;
     if (may_share && tiles * parts <= 4) {
       const float shared = (rounds(tiles * parts) * pace.reads + pace.steps) * deep / parts + ffma_meeting;

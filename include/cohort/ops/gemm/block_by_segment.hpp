@@ -138,7 +138,9 @@ template <class Engine, class T>
 inline constexpr std::uint32_t by_segment_bytes =
     most_segments * Engine::stages * warp_stage_bytes<Engine> + Engine::rows * (sizeof(tile_row<T>) + 4);
 
-/// One lane's part in bringing a warp's slices: one 16-byte piece of every `rows_at_once`th row.
+/// One lane's part in bringing a warp's slices: one 16-byte piece of every `rows_at_once`th row. Unlike `feeder` it
+/// keeps where its rows of x lie, of which there are few, and skips those that are not there: to issue the copies is
+/// what a tile alone waits for.
 template <class Engine, class T>
 class warp_feeder {
   using stored = typename Engine::template element<T>;

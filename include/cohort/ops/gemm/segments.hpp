@@ -27,8 +27,8 @@ inline constexpr std::uint32_t segment_unit = 64;
 
 /// Whether K is cut at all: by the weights' shape.
 ///
-/// Shorter products are left whole: many of them in one packet lose 5 to 10 % by the running total, and one alone gains
-/// as little by sharing. With 16384 features even a single row makes more tiles than a device runs at a time.
+/// Shorter products are left whole: several of them in one packet lose up to 6 % by the running total, and one alone
+/// gains as little by sharing. With 16384 features even a single row makes more tiles than a device runs at a time.
 COHORT_HD
 constexpr bool is_cut(std::uint32_t n, std::uint32_t k) { return k >= 512 && n < 16384; }
 
