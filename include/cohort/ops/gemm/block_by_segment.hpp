@@ -32,7 +32,8 @@ static_assert(most_segments == block_threads / 32, "a warp for each segment");
 //   multiply<T>(group, stage, there, sums)          a slice, of which `there` rows or more are there
 //   put(group, sums, to, pitch)                     sums of rows and features into rows of `pitch` floats
 
-/// Multiply-adds for Rows rows x 16 features: a lane has a feature and every other row.
+/// Multiply-adds for Rows rows x 16 features: a lane has a feature and every other row. Neighbours differ as in
+/// `ffma_tile`: in the feature first, then in the row.
 ///
 /// A segment's sum is one chain in ascending k, as in `ffma_tile`: same bits.
 template <std::uint32_t Rows, std::uint32_t Stages>
@@ -50,11 +51,16 @@ struct ffma_by_segment {
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return row * row_bytes + piece * 16; }
 
+  COHORT_HD
+  static constexpr std::uint32_t row_of(std::uint32_t lane) { return lane / 2 % 2; }
+  COHORT_HD
+  static constexpr std::uint32_t feature_of(std::uint32_t lane) { return lane % 2 + lane / 4 * 2; }
+
   /// What bounds it is what shared memory delivers: lanes whose rows are not there read nothing.
   template <class T, class Group>
   COHORT_HD
   static void multiply(const Group& group, const std::byte* stage, std::uint32_t there, sums& sum) {
-    const std::uint32_t row = group.rank() / 16;
+    const std::uint32_t row = row_of(group.rank());
     if (row + 2 < there) {
       multiply_rows<Rows / 2>(group, stage, sum);
     } else if (row < there) {
@@ -65,8 +71,8 @@ struct ffma_by_segment {
   template <std::uint32_t Count, class Group>
   COHORT_HD
   static void multiply_rows(const Group& group, const std::byte* stage, sums& sum) {
-    const auto* const w = reinterpret_cast<const float*>(stage) + group.rank() % 16 * pitch;
-    const auto* const x = reinterpret_cast<const float*>(stage) + (columns + group.rank() / 16) * pitch;
+    const auto* const w = reinterpret_cast<const float*>(stage) + feature_of(group.rank()) * pitch;
+    const auto* const x = reinterpret_cast<const float*>(stage) + (columns + row_of(group.rank())) * pitch;
     COHORT_GEMM_UNROLLED
     for (std::uint32_t k = 0; k < slice; k += 4) {
       float ws[4];
@@ -86,7 +92,7 @@ struct ffma_by_segment {
   static void put(const Group& group, const sums& sum, float* to, std::uint32_t to_pitch) {
     COHORT_GEMM_UNROLLED
     for (std::uint32_t i = 0; i < Rows / 2; ++i) {
-      to[(group.rank() / 16 + i * 2) * to_pitch + group.rank() % 16] = sum[i];
+      to[(row_of(group.rank()) + i * 2) * to_pitch + feature_of(group.rank())] = sum[i];
     }
   }
 };
