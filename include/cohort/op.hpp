@@ -104,6 +104,8 @@ concept fusable_op = planned_op<Op> && requires(const Op& op) {
 /// - of an op with `run_batch`, `static constexpr std::uint32_t device_exchange_bytes`: device memory of each tile in
 ///   `tile_work::exchange`, a multiple of 128. There is some for as many tiles of a packet as the device has blocks;
 ///   the op must do without where `exchange.tiles` says so;
+/// - of such an op, `static bool wants_exchange(std::span<const Op> members)`: after `plan`, whether any tile will ask
+///   for it. What they do not want is left to others;
 /// - of a planned op, `static double padding(std::span<const Op> members, const machine_shape&)`: after `plan`, the
 /// part
 ///   of what its tiles compute, 0 to below 1, that lies beyond the result. Only observers are told.
@@ -198,14 +200,19 @@ void run_tiles(Context& context, const tile_work* works, std::uint32_t count) {
 
 }  // namespace detail
 
+/// What members come to when they are planned.
+struct planned_tiles {
+  std::uint32_t count = 0;     ///< 0: nothing to do
+  bool want_exchange = false;  ///< some will ask for `tile_exchange`
+};
+
 /// What the scheduler and the packet builder know of one op type, without its type.
 struct op_info {
   const char* name = "";
   std::uint32_t stride = 0;  ///< bytes of one member in a record, a multiple of 16
   bool fusable = false;
-  /// Cuts `count` contiguous members, `stride` bytes apart, into tiles; returns their number, 0 for an op with nothing
-  /// to do.
-  std::uint32_t (*plan)(void* members, std::uint32_t count, const machine_shape&) = nullptr;
+  /// Cuts `count` contiguous members, `stride` bytes apart, into tiles.
+  planned_tiles (*plan)(void* members, std::uint32_t count, const machine_shape&) = nullptr;
   /// Of members that were planned: the part of the work that is padding. Null: the op does not say.
   double (*padding)(const void* members, std::uint32_t count, const machine_shape&) = nullptr;
 };
@@ -213,14 +220,20 @@ struct op_info {
 namespace detail {
 
 template <class Op>
-std::uint32_t plan_erased(void* members, std::uint32_t count, const machine_shape& shape) {
+planned_tiles plan_erased(void* members, std::uint32_t count, const machine_shape& shape) {
   if constexpr (planned_op<Op>) {
     static_assert(sizeof(Op) % 16 == 0, "a planned op's size must be a multiple of 16 bytes (declare it alignas(16))");
-    return Op::plan(std::span<Op>(static_cast<Op*>(members), count), shape);
+    const std::span<Op> all(static_cast<Op*>(members), count);
+    const std::uint32_t tiles = Op::plan(all, shape);
+    if constexpr (requires { Op::wants_exchange(all); }) {
+      return {tiles, Op::wants_exchange(all)};
+    } else {
+      return {tiles, device_exchange_bytes<Op>() != 0};
+    }
   } else {
     (void)count;
     (void)shape;
-    return static_cast<const Op*>(members)->tiles();
+    return {static_cast<const Op*>(members)->tiles(), device_exchange_bytes<Op>() != 0};
   }
 }
 

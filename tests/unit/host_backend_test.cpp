@@ -526,6 +526,7 @@ TEST_CASE("malformed packets are refused, and none of their tiles runs") {
     CHECK(refused([&](auto&, auto* b) { record(b)->tiles = 0; }) == errc::bad_size);
     CHECK(refused([&](auto&, auto* b) { record(b)->tiles = 2; }) == errc::bad_size);
     CHECK(refused([&](auto&, auto* b) { record(b)->first_tile = 1; }) == errc::bad_size);
+    CHECK(refused([&](auto&, auto* b) { record(b)->first_piece = 1; }) == errc::bad_size);
   }
   CHECK(commit_changed(true, [](auto& h, auto*) { h.uniform_stride = 0; }) == errc::bad_size);
   CHECK(commit_changed(true, [](auto& h, auto*) { h.uniform_stride += 16; }) == errc::bad_size);

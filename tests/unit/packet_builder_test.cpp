@@ -35,22 +35,24 @@ struct fixture {
   packet_builder builder;
 
   /// Adds one record of `count` equal members; each starts with an id.
-  bool record(std::uint16_t op, std::uint32_t count, std::uint32_t tiles, std::uint64_t first_id = 0) {
+  bool record(std::uint16_t op, std::uint32_t count, std::uint32_t tiles, std::uint64_t first_id = 0,
+              std::int64_t weight = 0, bool exchange = false) {
     builder.open(op, table[op].stride);
     for (std::uint32_t i = 0; i < count; ++i) {
       member one{.id = first_id + i, .rest = {}};
       builder.append(&one, table[op].stride);
     }
-    return builder.close(tiles);
+    return builder.close({tiles, exchange}, weight);
   }
 
   /// The same with one member, in one call.
-  bool record_alone(std::uint16_t op, std::uint32_t tiles, std::uint64_t id) {
+  bool record_alone(std::uint16_t op, std::uint32_t tiles, std::uint64_t id, std::int64_t weight = 0,
+                    bool exchange = false) {
     const member one{.id = id, .rest = {}};
-    return builder.add_alone(op, &one, table[op].stride, table[op].stride,
+    return builder.add_alone(op, &one, table[op].stride, table[op].stride, weight,
                              [&](void* copy) {
                                CHECK(static_cast<const member*>(copy)->id == id);
-                               return tiles;
+                               return cohort::planned_tiles{tiles, exchange};
                              }) == tiles &&
            tiles != 0;
   }
@@ -137,7 +139,7 @@ TEST_CASE_FIXTURE(fixture, "descriptors are copied byte by byte and padded with 
     REQUIRE(builder.room(stride) > 0);
     builder.open(0, stride);
     builder.append(descriptor.data(), bytes);
-    REQUIRE(builder.close(1));
+    REQUIRE(builder.close({.count = 1}));
     const auto packet = builder.finish();
     const auto* copy = packet.data() + sizeof(cohort::packet_header) + sizeof(cohort::record_header);
     CHECK(std::equal(descriptor.begin(), descriptor.end(), copy));
@@ -202,6 +204,46 @@ TEST_CASE_FIXTURE(fixture,
   CHECK(decode(builder.finish(), table).header.after == 0);
 }
 
+TEST_CASE_FIXTURE(fixture, "records whose tiles take longest have the first tiles, wherever they lie") {
+  builder.begin(storage, 1);
+  record(3, 1, 4, 0, 4'000);      // 1000 a tile
+  record_alone(3, 2, 1, 10'000);  // 5000
+  record(5, 2, 3, 2, 3'000);      // 1000
+  record_alone(3, 1, 4, 0);       // nothing
+  record(3, 1, 8, 5, 400'000);    // 50000
+  const auto packet = decode(builder.finish(), table);
+  CHECK(packet.ids() == std::vector<std::uint64_t>{0, 1, 2, 3, 4, 5});
+  std::vector<std::uint32_t> first_tiles;
+  for (const decoded_record& one : packet.records) first_tiles.push_back(one.header.first_tile);
+  CHECK(first_tiles == std::vector<std::uint32_t>{10, 8, 14, 17, 0});
+  // The next packet knows nothing of it.
+  builder.begin(storage, 2);
+  record(3, 1, 4, 0, 1);
+  record(3, 1, 4, 0, 1);
+  CHECK(decode(builder.finish(), table).header.uniform_tiles == 4);
+}
+
+TEST_CASE_FIXTURE(fixture, "pieces to meet in are counted by the records that want them, in order of the tiles") {
+  builder.begin(storage, 1);
+  record(3, 1, 4, 0, 100, true);
+  record(3, 1, 5, 1, 100);
+  record_alone(3, 6, 2, 100'000, true);
+  record(3, 1, 7, 3, 1, true);
+  std::vector<std::uint32_t> pieces;
+  for (const decoded_record& one : decode(builder.finish(), table).records) pieces.push_back(one.header.first_piece);
+  CHECK(pieces == std::vector<std::uint32_t>{6, cohort::no_pieces, 0, 10});
+}
+
+TEST_CASE_FIXTURE(fixture,
+                  "records that are alike but for how long their tiles take are uniform if they lie in order") {
+  bool falling = false;
+  SUBCASE("longest first") { falling = true; }
+  SUBCASE("shortest first") {}
+  builder.begin(storage, 1);
+  for (std::int64_t i = 0; i < 8; ++i) record(3, 1, 4, 0, falling ? 800 - 100 * i : 100 + 100 * i);
+  CHECK(decode(builder.finish(), table).header.uniform_tiles == (falling ? 4 : 0));
+}
+
 TEST_CASE_FIXTURE(fixture, "random packets decode to what was put in, and each tile belongs to exactly one record") {
   std::mt19937 random(20240607);
   const auto below = [&](std::uint32_t bound) { return static_cast<std::uint32_t>(random() % bound); };
@@ -209,11 +251,13 @@ TEST_CASE_FIXTURE(fixture, "random packets decode to what was put in, and each t
   for (std::uint32_t round = 0; round < 2000; ++round) {
     const std::size_t size = round % 20 == 0 ? sizeof storage : 128 + below(4000);
     const bool alike = below(3) == 0;
+    const bool weighed = below(2) == 0;
     const auto one_op = static_cast<std::uint16_t>(below(table.size()));
     const std::uint32_t one_count = 1 + below(4);
     const std::uint32_t one_tiles = 1 + below(5);
     builder.begin(std::span(storage).first(size), round + 1);
     std::vector<decoded_record> wanted;
+    std::vector<double> lengths;
     std::uint64_t id = random();
     const std::uint32_t most = 1 + below(40);
     while (wanted.size() < most) {
@@ -227,7 +271,12 @@ TEST_CASE_FIXTURE(fixture, "random packets decode to what was put in, and each t
       for (std::uint32_t i = 0; i < count; ++i) expected.ids.push_back(id + i);
       REQUIRE(builder.has_room(table[op].stride));
       if (below(16) == 0) REQUIRE_FALSE(record_alone(op, 0, id));  // leaves no trace
-      REQUIRE((count == 1 && below(2) == 0 ? record_alone(op, tiles, id) : record(op, count, tiles, id)));
+      const std::int64_t weight = weighed ? (std::int64_t{1} << below(40)) - 1 : 0;
+      const bool exchange = below(3) == 0;
+      REQUIRE((count == 1 && below(2) == 0 ? record_alone(op, tiles, id, weight, exchange)
+                                           : record(op, count, tiles, id, weight, exchange)));
+      expected.header.first_piece = exchange ? 0 : cohort::no_pieces;
+      lengths.push_back(static_cast<double>(weight) / tiles);
       if (below(4) == 0 && builder.room(table[op].stride) > 0) {
         builder.open(op, table[op].stride);
         builder.drop();
@@ -243,6 +292,16 @@ TEST_CASE_FIXTURE(fixture, "random packets decode to what was put in, and each t
       REQUIRE(packet.records[i].header.op == wanted[i].header.op);
       REQUIRE(packet.records[i].header.tiles == wanted[i].header.tiles);
       REQUIRE(packet.records[i].ids == wanted[i].ids);
+      const bool has_pieces = packet.records[i].header.first_piece != cohort::no_pieces;
+      REQUIRE(has_pieces == (wanted[i].header.first_piece != cohort::no_pieces));
+    }
+    // Who comes before another has no shorter tiles, but for the steps that lengths are sorted in.
+    const double least = *std::ranges::max_element(lengths) / 32'768;  // from here on all count as equal
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      for (std::size_t j = 0; j < wanted.size(); ++j) {
+        if (packet.records[i].header.first_tile > packet.records[j].header.first_tile) continue;
+        REQUIRE(lengths[i] * 1.25 + least >= lengths[j]);
+      }
     }
     uniform += packet.header.uniform_tiles != 0 ? 1 : 0;
   }

@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -124,7 +125,8 @@ inline std::uint32_t offset_of_tile(std::span<const std::byte> packet, std::uint
   return read<cohort::record_index>(packet, header.index_offset + low * sizeof(cohort::record_index)).offset;
 }
 
-/// Walks the records, whose strides it takes from the op table, and checks all that packet.hpp says of the layout.
+/// Walks the records as they lie, whose strides it takes from the op table, and checks all that packet.hpp says of the
+/// layout.
 /// Every tile is looked up when there are few, else the first and last of each record.
 template <std::size_t N>
 decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort::op_info, N>& table,
@@ -142,6 +144,7 @@ decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort
 
   std::uint32_t at = sizeof header;
   std::uint32_t tile = 0;
+  std::uint32_t piece = 0;
   bool alike = true;
   std::uint32_t first_size = 0;
   for (std::uint32_t r = 0; r < header.records; ++r) {
@@ -150,9 +153,7 @@ decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort
     one.header = read<cohort::record_header>(packet, at);
     REQUIRE(one.header.op < table.size());
     REQUIRE(one.header.members > 0);
-    REQUIRE(one.header.first_tile == tile);
     REQUIRE(one.header.tiles > 0);
-    REQUIRE(one.header.reserved == 0);
     const std::uint32_t stride = table[one.header.op].stride;
     for (std::uint32_t m = 0; m < one.header.members; ++m) {
       one.ids.push_back(read<std::uint64_t>(packet, at + sizeof(cohort::record_header) + m * stride));
@@ -161,8 +162,18 @@ decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort
     if (r == 0) first_size = size;
     alike = alike && size == first_size && (r == 0 || one.header.tiles == result.records[0].header.tiles);
     at += size;
-    tile += one.header.tiles;
     result.records.push_back(one);
+  }
+  std::vector<decoded_record> in_order = result.records;
+  std::ranges::sort(in_order, {}, [](const decoded_record& one) { return one.header.first_tile; });
+  for (std::uint32_t r = 0; r < header.records; ++r) {
+    REQUIRE(in_order[r].header.first_tile == tile);
+    tile += in_order[r].header.tiles;
+    if (in_order[r].header.first_piece != cohort::no_pieces) {
+      REQUIRE(in_order[r].header.first_piece == piece);
+      piece += in_order[r].header.tiles;
+    }
+    alike = alike && in_order[r].offset == result.records[r].offset;
   }
   REQUIRE(tile == header.tiles);
   if (alike && result.records[0].header.tiles <= 65535) {
@@ -177,8 +188,8 @@ decoded_packet decode(std::span<const std::byte> packet, const std::array<cohort
     REQUIRE(header.bytes == (at + header.records * sizeof(cohort::record_index) + 15) / 16 * 16);
     for (std::uint32_t r = 0; r < header.records; ++r) {
       const auto entry = read<cohort::record_index>(packet, header.index_offset + r * sizeof(cohort::record_index));
-      REQUIRE(entry.first_tile == result.records[r].header.first_tile);
-      REQUIRE(entry.offset == result.records[r].offset);
+      REQUIRE(entry.first_tile == in_order[r].header.first_tile);
+      REQUIRE(entry.offset == in_order[r].offset);
     }
   }
   for (const decoded_record& one : result.records) {

@@ -31,7 +31,7 @@ struct packets {
     for (std::uint32_t r = 0; r < records; ++r) {
       builder.open(dense_op, sizeof op);
       for (std::uint32_t m = 0; m < members; ++m) builder.append(&op, sizeof op);
-      builder.close(1);
+      builder.close({.count = 1});
     }
     return builder.finish();
   }

@@ -60,7 +60,7 @@ private:
 };
 
 /// Whether `packet` is one that workers may run over `ops` without looking back: everything in bounds and aligned,
-/// every tile owned by exactly one record.
+/// every tile owned by exactly one record, and every piece that tiles meet in.
 ///
 /// Errors: `misaligned` (the packet or something inside is not at a multiple of 16 bytes), `op_too_large` (more than
 /// `packet_capacity` bytes), `bad_size` (sizes, counts or an op code that contradict each other, no tiles, or unknown
@@ -93,6 +93,7 @@ inline error_code check_packet(std::span<const std::byte> packet, std::span<cons
   }
 
   std::uint64_t tiles = 0;
+  std::uint64_t pieces = 0;
   for (std::uint32_t position = 0; position < header.records; ++position) {
     std::size_t offset = 0;
     std::size_t limit = end;
@@ -112,7 +113,9 @@ inline error_code check_packet(std::span<const std::byte> packet, std::span<cons
     if (std::size_t{record.members} * ops[record.op].stride > limit - offset - sizeof(record_header)) return bad_size;
     if (record.first_tile != tiles || record.tiles == 0) return bad_size;
     if (uniform && record.tiles != header.uniform_tiles) return bad_size;
+    if (record.first_piece != no_pieces && record.first_piece != pieces) return bad_size;
     tiles += record.tiles;
+    if (record.first_piece != no_pieces) pieces += record.tiles;
   }
   return tiles == header.tiles ? error_code{} : bad_size;
 }

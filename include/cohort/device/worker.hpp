@@ -205,17 +205,17 @@ private:
       // A fused record's members may be many; they stay in device memory.
       const std::byte* const members = (header.members == 1 ? shared_.records[which] : record) + sizeof header;
       shared_.works[which] = {members, header.members, wanted - header.first_tile,
-                              exchange_of(packet.ticket, header.first_tile)};
+                              exchange_of(packet.ticket, header.first_piece)};
     }
     grid_.sync();
   }
 
-  /// Pieces are handed out by the tile's number in the packet: no two tiles have one, and nobody has to allocate.
-  COHORT_DEVICE tile_exchange exchange_of(std::uint32_t ticket, std::uint32_t first_tile) const {
-    if (Ops::device_exchange_bytes == 0 || first_tile >= p_.exchange_tiles) return {};
-    const std::size_t first = std::size_t{ticket % ring_slots} * p_.exchange_tiles + first_tile;
+  /// The packet says which pieces are a record's: nobody has to allocate.
+  COHORT_DEVICE tile_exchange exchange_of(std::uint32_t ticket, std::uint32_t first_piece) const {
+    if (Ops::device_exchange_bytes == 0 || first_piece >= p_.exchange_tiles) return {};
+    const std::size_t first = std::size_t{ticket % ring_slots} * p_.exchange_tiles + first_piece;
     return {p_.exchange_pieces + first * Ops::device_exchange_bytes, p_.exchange_counters + first,
-            p_.exchange_tiles - first_tile, Ops::device_exchange_bytes};
+            p_.exchange_tiles - first_piece, Ops::device_exchange_bytes};
   }
 
   COHORT_DEVICE static std::uint32_t offset_of(const announced& packet, std::uint32_t tile) {

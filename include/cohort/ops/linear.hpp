@@ -84,6 +84,9 @@ struct alignas(16) linear {
 
   static std::uint32_t plan(std::span<linear> members, const machine_shape& shape);
 
+  /// Tiles meet where a tile is shared by segments of K.
+  static bool wants_exchange(std::span<const linear> members) noexcept;
+
   /// Rows and features of the tiles that the product has not, over all that the tiles have.
   static double padding(std::span<const linear> members, const machine_shape& shape);
 
@@ -263,6 +266,11 @@ std::uint32_t linear<T>::plan(std::span<linear> members, const machine_shape& sh
   first.parts = chosen.parts;
   if (members.size() > 1) detail::share_plan(members);
   return static_cast<std::uint32_t>(tiles);
+}
+
+template <element T>
+bool linear<T>::wants_exchange(std::span<const linear> members) noexcept {
+  return members.front().parts > 1;
 }
 
 template <element T>

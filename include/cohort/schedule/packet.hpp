@@ -5,8 +5,8 @@
 //     record = record_header | member | member | ...                      (members are op descriptors, stride of their
 //     type)
 //
-// Everything is aligned to 16 bytes. Tiles are numbered through the packet: record r owns [first_tile, first_tile +
-// tiles).
+// Everything is aligned to 16 bytes. Tiles are numbered through the packet in the order of the index, which need not be
+// that of memory: a record owns [first_tile, first_tile + tiles).
 #pragma once
 
 #include <cohort/config.hpp>
@@ -52,8 +52,12 @@ struct alignas(16) record_header {
   std::uint16_t members = 0;  ///< fused submissions, at least 1
   std::uint32_t first_tile = 0;
   std::uint32_t tiles = 0;
-  std::uint32_t reserved = 0;  ///< 0, and no padding, so that equal packets are equal in every byte
+  /// Of the pieces of `tile_exchange` that the packet's records want, the first one of this record, one for each tile,
+  /// in order of the tiles; `no_pieces` when it wants none.
+  std::uint32_t first_piece = 0;
 };
+
+inline constexpr std::uint32_t no_pieces = 0xffff'ffff;
 
 static_assert(sizeof(packet_header) == 32 && std::is_trivially_copyable_v<packet_header>);
 static_assert(sizeof(record_index) == 8 && std::is_trivially_copyable_v<record_index>);

@@ -466,7 +466,7 @@ private:
       kind.roofline_ns = forecast_.model().roofline(one.cost);
     }
     const machine_shape part{.workers = kind.workers, .host = shape_.host};
-    const std::uint32_t tiles = builder_.add_alone(one.op_index, one.op, one.op_bytes, info.stride,
+    const std::uint32_t tiles = builder_.add_alone(one.op_index, one.op, one.op_bytes, info.stride, one.weight,
                                                    [&](void* copy) { return info.plan(copy, 1, part); });
     if (tiles == 0) [[unlikely]]
       return false;
@@ -554,10 +554,11 @@ private:
     const std::uint32_t count = builder_.member_count();
     const machine_shape part{.workers = detail::work_share::of(shape_.workers, weight, packet.workers_per_weight),
                              .host = shape_.host};
-    const std::uint32_t tiles = count == 0 ? 0 : info.plan(builder_.members(), count, part);
+    const planned_tiles planned = count == 0 ? planned_tiles{} : info.plan(builder_.members(), count, part);
+    const std::uint32_t tiles = planned.count;
     const bool told = observer_ != nullptr && info.padding != nullptr && tiles > 0;
     const double padding = told ? info.padding(builder_.members(), count, part) : 0;
-    const bool closed = tiles > 0 && builder_.close(tiles);
+    const bool closed = tiles > 0 && builder_.close(planned, weight);
     if (!closed) builder_.drop();
     if (tiles > 0 && !closed) [[unlikely]] {
       for (submission* one = taken.release(); one != nullptr;) {
