@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <random>
 #include <string>
 #include <thread>
@@ -47,6 +49,33 @@ TEST_CASE("several pollers and helpers bring whole packets") {
   while (b.source.room_for(sizeof(wide_op))) b.source.add<wide_op>(1);
   b.commit(b.source.finish());
   b.drain();
+  CHECK(b.lost == 0);
+}
+
+TEST_CASE("a packet that finds the device idle comes whole, whatever the relay expects of it") {
+  static_assert(detail::stamped_bytes(512) == 512 && detail::stamped_bytes(528) == detail::short_bytes);
+  static_assert(detail::stamped_bytes(1536 | detail::finds_idle) == 1536);
+  static_assert(detail::stamped_bytes(1552 | detail::finds_idle) == detail::short_bytes);
+  bench<wide_machine> b;
+  b.start();
+  std::mt19937 random(29);
+  const auto packet_of = [&](std::size_t bytes) {
+    b.source.begin();
+    constexpr std::size_t record = sizeof(cohort::record_header) + sizeof(add_op);
+    for (std::size_t size = sizeof(cohort::packet_header) + record; size + record <= bytes; size += record) {
+      b.source.add<add_op>(1);
+    }
+    b.source.add<add_op>(2);
+    return b.source.finish();
+  };
+  // Small, all in elements, with bulk; one after the other, each alone or with others behind it.
+  for (int round = 0; round < 150; ++round) {
+    const std::size_t sizes[] = {128, 700, 1400, 1530, 1600, 4000};
+    b.commit(packet_of(sizes[random() % std::size(sizes)]));
+    while (random() % 3 == 0) b.commit(packet_of(sizes[random() % std::size(sizes)]));
+    b.drain();
+    if (random() % 2 == 0) std::this_thread::sleep_for(200us);  // some looks without a packet
+  }
   CHECK(b.lost == 0);
 }
 

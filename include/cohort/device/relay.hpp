@@ -57,8 +57,9 @@ private:
     }
   }
 
-  /// Brings the bulk of large packets and announces them, while the pollers look for the next: a trip over the bus
-  /// takes longer than all else here. Announcements may come out of order: workers go by the tickets.
+  /// Announces large packets, and brings what is missing of them before, while the pollers look for the next: a trip
+  /// over the bus takes longer than all else here, and who announces waits until all that was written is visible.
+  /// Announcements may come out of order: workers go by the tickets.
   COHORT_DEVICE void move() {
     static_assert(Grid::movers <= most_movers);
     const std::uint32_t team = grid_.mover();
@@ -66,23 +67,54 @@ private:
       grid_.meet(team);
       const relay_job job = shared_.jobs[team];
       grid_.meet(team);
-      if (job.bytes == 0) return;
-      copy_bulk(read_announcement(job.head, job.rest).ticket, job.bytes);
+      if (job.bulk == no_more_jobs) return;
+      const std::uint32_t ticket = read_announcement(job.head, job.rest).ticket;
+      copy_elements(ticket, job.elements);
+      copy_bulk(ticket, job.bulk);
       grid_.mover_sync();
       if (grid_.mover_rank() == 0) announce(job.head, job.rest);
     }
   }
 
   /// All pollers: hands a packet over. Waits until the team is through with the one before, and has taken this one.
-  COHORT_DEVICE void give(std::uint32_t team, std::uint32_t bytes, const announced& packet) {
-    if (grid_.thread() == 0) shared_.jobs[team] = {announcement_head(packet), announcement_rest(packet), bytes};
+  COHORT_DEVICE void give(std::uint32_t team, const announced& packet, std::uint32_t elements, std::uint32_t bulk) {
+    if (grid_.thread() == 0) {
+      shared_.jobs[team] = {announcement_head(packet), announcement_rest(packet), elements, bulk};
+    }
     grid_.meet(team);
     grid_.meet(team);
   }
 
+  /// Elements that the look which found the packet did not bring. Its header was stored last: they are there.
+  COHORT_DEVICE void copy_elements(std::uint32_t ticket, std::uint32_t end) {
+    std::uint64_t* const from = p_.host->slots[ticket % ring_slots].elements;
+    std::byte* const to = p_.device->slots[ticket % ring_slots].packet;
+    constexpr std::uint32_t stride = 2 * Grid::mover_threads;
+    constexpr std::uint32_t at_once = 4;
+    for (std::uint32_t at = short_elements + 2 * grid_.mover_rank(); at < end; at += at_once * stride) {
+      std::uint64_t pairs[at_once][2];
+      for (std::uint32_t i = 0; i < at_once; ++i) {
+        if (at + i * stride < end) grid_.load_relaxed_system_pair(&from[at + i * stride], pairs[i]);
+      }
+      for (std::uint32_t i = 0; i < at_once; ++i) {
+        if (at + i * stride < end) put_pair(to, at + i * stride, pairs[i]);
+      }
+    }
+  }
+
+  COHORT_DEVICE static bool is_stamped(const std::uint64_t (&pair)[2], std::uint32_t ticket) {
+    return element_stamp(pair[0]) == ticket && element_stamp(pair[1]) == ticket;
+  }
+
+  /// The data of two elements, to where they lie in the packet.
+  COHORT_DEVICE static void put_pair(std::byte* packet, std::uint32_t element, const std::uint64_t (&pair)[2]) {
+    const std::uint32_t data[2] = {element_data(pair[0]), element_data(pair[1])};
+    std::memcpy(__builtin_assume_aligned(packet + element * 4, 8), data, sizeof data);
+  }
+
   COHORT_DEVICE void copy_bulk(std::uint32_t ticket, std::uint32_t bytes) {
     const std::byte* const from = p_.host->slots[ticket % ring_slots].bulk;
-    std::byte* const to = p_.device->slots[ticket % ring_slots].packet + inline_bytes;
+    std::byte* const to = p_.device->slots[ticket % ring_slots].packet + short_bytes;
     constexpr std::uint32_t piece = 16;
     constexpr std::uint32_t row = Grid::mover_threads * piece;
     // As many loads in flight as registers allow: reads must not follow one another.
@@ -92,8 +124,15 @@ private:
     }
   }
 
-  static constexpr std::uint32_t poll_pairs = inline_elements / (2 * Grid::poll_threads);
-  static_assert(poll_pairs * 2 * Grid::poll_threads == inline_elements);
+  static constexpr std::uint32_t short_pairs = short_elements / (2 * Grid::poll_threads);
+  static constexpr std::uint32_t more_pairs = (wide_elements - short_elements) / (2 * Grid::poll_threads);
+  static_assert(short_pairs * 2 * Grid::poll_threads == short_elements);
+  static_assert(more_pairs * 2 * Grid::poll_threads == wide_elements - short_elements);
+
+  /// The first element of a poller's pair `i`.
+  COHORT_DEVICE std::uint32_t element_of(std::uint32_t i) const {
+    return 2 * (i * Grid::poll_threads + grid_.thread());
+  }
 
   /// How long there has been no packet. The clock is read at every `clock_looks`th look: it takes a third of a
   /// microsecond, and a packet that comes meanwhile waits for the look behind it.
@@ -102,11 +141,13 @@ private:
     std::uint32_t looks = 0;
   };
   static constexpr std::uint32_t clock_looks = 8;
+  /// Looks without a packet after which the device is likely to be idle: packets of a burst follow sooner.
+  static constexpr std::uint32_t quiet_looks = 3;
 
   /// What thread 0 of the pollers makes of a look at the slot; sent to all pollers in one word.
   static constexpr std::uint32_t verdict_nothing = 0;
   static constexpr std::uint32_t verdict_leave = 0xffffffffu;
-  // Anything else: bytes of the packet whose header is there.
+  // Anything else: what the second element says of the packet whose header is there.
 
   COHORT_DEVICE void poll() {
     const std::uint32_t thread = grid_.thread();
@@ -116,14 +157,25 @@ private:
     bool over = false;             // known to thread 0: packets or not, the residency ends
     std::uint32_t ticket = p_.first;
     std::uint32_t team = 0;  // whose turn it is to bring a large packet
-    std::uint64_t seen[poll_pairs][2];
+    // A wide look saves a packet that finds the device idle the second trip, if it is as large as the last one that
+    // did. Those that follow others come faster by short looks.
+    std::uint32_t fruitless = 0;  // looks since the last packet
+    bool last_was_wide = false;
+    std::uint64_t seen[short_pairs][2];
+    std::uint64_t more[more_pairs][2];
 
     for (;;) {
       ring_slot& slot = p_.host->slots[ticket % ring_slots];
+      const bool wide = last_was_wide && fruitless >= quiet_looks;
       // All on the way together, which acquires would not be: what an element says is in the element, and one acquire
       // of this packet is enough for the rest of it. The last one, because it orders nothing before it.
-      for (std::uint32_t i = poll_pairs - 1; i > 0; --i) {
-        grid_.load_relaxed_system_pair(&slot.elements[2 * (i * Grid::poll_threads + thread)], seen[i]);
+      if (wide) {
+        for (std::uint32_t i = 0; i < more_pairs; ++i) {
+          grid_.load_relaxed_system_pair(&slot.elements[element_of(short_pairs + i)], more[i]);
+        }
+      }
+      for (std::uint32_t i = short_pairs - 1; i > 0; --i) {
+        grid_.load_relaxed_system_pair(&slot.elements[element_of(i)], seen[i]);
       }
       grid_.load_acquire_system_pair(&slot.elements[2 * thread], seen[0]);
 
@@ -131,15 +183,24 @@ private:
       if (thread == 0) verdict = over ? verdict_leave : judge(ticket, seen[0][1], started, idle, torn_since);
       verdict = grid_.poll_broadcast(verdict);
       if (verdict == verdict_leave) break;
-      if (verdict == verdict_nothing) continue;
+      if (verdict == verdict_nothing) {
+        ++fruitless;
+        continue;
+      }
+      if ((verdict & finds_idle) != 0) last_was_wide = stamped_bytes(verdict) > short_bytes;
+      if (thread == 0) seen[0][1] &= ~std::uint64_t{finds_idle};  // workers want the size itself
 
       // The reads of one look have no order among themselves: it counts only when every element needed has the stamp.
-      const std::uint32_t needed = verdict < inline_bytes ? verdict / 4 : inline_elements;
+      const std::uint32_t stamped = stamped_bytes(verdict) / 4;
+      const bool brought = stamped <= short_elements || wide;
       bool whole = true;
-      for (std::uint32_t i = 0; i < poll_pairs; ++i) {
-        const std::uint32_t element = 2 * (i * Grid::poll_threads + thread);
-        whole = whole &&
-                (element >= needed || (element_stamp(seen[i][0]) == ticket && element_stamp(seen[i][1]) == ticket));
+      for (std::uint32_t i = 0; i < short_pairs; ++i) {
+        whole = whole && (element_of(i) >= stamped || is_stamped(seen[i], ticket));
+      }
+      if (wide) {
+        for (std::uint32_t i = 0; i < more_pairs; ++i) {
+          whole = whole && (element_of(short_pairs + i) >= stamped || is_stamped(more[i], ticket));
+        }
       }
       if (!grid_.poll_all(whole)) {
         // `judge` bounds this: it leaves with a fault when the rest does not come.
@@ -148,10 +209,17 @@ private:
       }
       torn_since = 0;
 
-      if (!forward(ticket, verdict, needed, seen, team)) break;
+      if (wide) {
+        std::byte* const packet = p_.device->slots[ticket % ring_slots].packet;
+        for (std::uint32_t i = 0; i < more_pairs; ++i) {
+          if (element_of(short_pairs + i) < stamped) put_pair(packet, element_of(short_pairs + i), more[i]);
+        }
+      }
+      if (!forward(ticket, verdict, brought, seen, team)) break;
       ++ticket;
       // What a packet need not wait for is looked at behind it.
       idle = {};
+      fruitless = 0;
       if (thread == 0) over = is_over(started, p_.longest != 0 ? grid_.now() : 0);
     }
 
@@ -162,7 +230,7 @@ private:
       grid_.store_release_system(&p_.host->gone, make_element(p_.launch, ticket));
       grid_.store_shared(&shared_.relay_done, 1);
     }
-    for (std::uint32_t i = 0; i < Grid::movers; ++i) give(i, 0, {});
+    for (std::uint32_t i = 0; i < Grid::movers; ++i) give(i, {}, 0, no_more_jobs);
   }
 
   /// Whether the host wants the residency to end, or its longest time is over.
@@ -176,7 +244,8 @@ private:
                                     quiet& idle, std::uint64_t torn_since) {
     if (p_.bounded != 0 && ticket == p_.until) return verdict_leave;
     if (element_stamp(size_element) == ticket) {
-      const std::uint32_t bytes = element_data(size_element);
+      const std::uint32_t size = element_data(size_element);
+      const std::uint32_t bytes = bytes_of(size);
       if (bytes < sizeof(packet_header) || bytes > packet_capacity || bytes % 16 != 0) {
         report(grid_, p_, ring_fault::bad_packet, ticket);
         return verdict_leave;
@@ -185,7 +254,7 @@ private:
         report(grid_, p_, ring_fault::torn_packet, ticket);
         return verdict_leave;
       }
-      return bytes;
+      return size;
     }
     if (++idle.looks % clock_looks != 0) return verdict_nothing;
     const std::uint64_t now = grid_.now();
@@ -197,22 +266,24 @@ private:
     return verdict_leave;
   }
 
-  /// Moves a whole packet to device memory and tells the workers, or has a team do it. They take packets in turn, so
+  /// Moves a packet to device memory and tells the workers, or has a team do the rest. They take packets in turn, so
   /// that small ones in flight together land on different multiprocessors. False: the header is bad, and the host
   /// knows.
-  COHORT_DEVICE bool forward(std::uint32_t ticket, std::uint32_t bytes, std::uint32_t needed,
-                             const std::uint64_t (&seen)[poll_pairs][2], std::uint32_t& team) {
+  ///
+  /// \param brought all of it that travels in elements was seen, and what is not in `seen` is in its place
+  COHORT_DEVICE bool forward(std::uint32_t ticket, std::uint32_t size, bool brought,
+                             const std::uint64_t (&seen)[short_pairs][2], std::uint32_t& team) {
     const std::uint32_t thread = grid_.thread();
     device_slot& slot = p_.device->slots[ticket % ring_slots];
     constexpr std::uint32_t header_words = sizeof(packet_header) / 4;
-    for (std::uint32_t i = 0; i < poll_pairs; ++i) {
-      const std::uint32_t element = 2 * (i * Grid::poll_threads + thread);
-      if (element >= needed) continue;
-      const std::uint32_t data[2] = {element_data(seen[i][0]), element_data(seen[i][1])};
-      std::memcpy(__builtin_assume_aligned(slot.packet + element * 4, 8), data, sizeof data);
+    const std::uint32_t stamped = stamped_bytes(size);
+    for (std::uint32_t i = 0; i < short_pairs; ++i) {
+      const std::uint32_t element = element_of(i);
+      if (element * 4 >= stamped) continue;
+      put_pair(slot.packet, element, seen[i]);
       if (element < header_words) {
-        shared_.header[element] = data[0];
-        shared_.header[element + 1] = data[1];
+        shared_.header[element] = element_data(seen[i][0]);
+        shared_.header[element + 1] = element_data(seen[i][1]);
       }
     }
     grid_.poll_sync();
@@ -247,8 +318,8 @@ private:
       if (packet.counted != 0) slot.target = shared_.targets[ticket % ring_slots] += tiles < workers ? tiles : workers;
       shared_.first_worker = (shared_.first_worker + tiles % workers) % workers;
     }
-    if (bytes > inline_bytes) {
-      give(team, bytes - inline_bytes, packet);
+    if (bytes_of(size) > short_bytes) {
+      give(team, packet, brought ? 0 : stamped / 4, bytes_of(size) - stamped);
       team = team + 1 == Grid::movers ? 0 : team + 1;
     } else if (thread == 0) {
       announce(announcement_head(packet), announcement_rest(packet));

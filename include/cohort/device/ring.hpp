@@ -28,10 +28,26 @@ namespace cohort::inline COHORT_ABI::detail {
 /// Packets that can be in flight together.
 inline constexpr std::uint32_t ring_slots = 32;
 
-/// The first bytes of a packet travel in stamped elements, so that one poll of the relay brings them with the doorbell:
-/// the header and six ops of 64 bytes.
-inline constexpr std::uint32_t inline_elements = 128;
-inline constexpr std::uint32_t inline_bytes = inline_elements * 4;
+/// The first bytes of a packet travel in stamped elements, so that one look of the relay brings them with the doorbell:
+/// all of small packets, with up to six ops of 64 bytes. So does all of a packet with up to 18 of them that finds the
+/// device idle, for a wide look; that takes longer, and saves another trip over the bus. What is larger than that, or
+/// follows others, brings its rest in the bulk: it is fetched while the relay looks for the next.
+inline constexpr std::uint32_t short_elements = 128;
+inline constexpr std::uint32_t short_bytes = short_elements * 4;
+inline constexpr std::uint32_t wide_elements = 384;
+inline constexpr std::uint32_t wide_bytes = wide_elements * 4;
+
+/// What the second element says, where a packet has its size: the size, and this bit if it finds the device idle.
+inline constexpr std::uint32_t finds_idle = 0x8000'0000;
+
+COHORT_HD
+constexpr std::uint32_t bytes_of(std::uint32_t size) { return size & ~finds_idle; }
+/// How many bytes travel in elements.
+COHORT_HD
+constexpr std::uint32_t stamped_bytes(std::uint32_t size) {
+  const std::uint32_t most = (size & finds_idle) != 0 ? wide_bytes : short_bytes;
+  return bytes_of(size) <= most ? bytes_of(size) : short_bytes;
+}
 
 /// Announcements outlive the slot they speak of: see `announcement`.
 inline constexpr std::uint32_t announcement_slots = 64;
@@ -47,8 +63,8 @@ inline constexpr std::uint32_t slot_overread = 16 + max_op_size;
 /// right data whatever else is under way. The host writes the bulk first and then, each with release, the elements; who
 /// sees any element of a ticket (acquire) sees the whole bulk.
 struct alignas(128) ring_slot {
-  std::uint64_t elements[inline_elements];
-  std::byte bulk[packet_capacity - inline_bytes];
+  std::uint64_t elements[wide_elements];
+  std::byte bulk[packet_capacity - short_bytes];
 };
 
 COHORT_HD
@@ -164,7 +180,7 @@ struct device_ring {
 };
 
 static_assert(std::is_trivial_v<host_ring> && std::is_trivial_v<device_ring>);
-static_assert(sizeof(packet_header) <= inline_bytes && inline_bytes % 16 == 0);
+static_assert(sizeof(packet_header) <= short_bytes && short_bytes % 16 == 0);
 static_assert(ring_slots <= 32, "a packet before another is one of the bits 0 to 30 of packet_header::after");
 static_assert(announcement_slots > ring_slots + 1 && announcement_slots % ring_slots == 0);
 

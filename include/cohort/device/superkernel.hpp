@@ -4,7 +4,7 @@
 //
 // A grid (one object per thread) provides:
 //   constants   poll_threads     threads 0 .. poll_threads - 1 of the relay block poll together (one warp)
-//               movers           teams that bring large packets beside them, at most `most_movers`
+//               movers           teams that bring the rest of large packets beside them, at most `most_movers`
 //               mover_threads    of each team (one warp)
 //               copy_rows        16-byte pieces that a thread brings from the host at a time
 //   identity    thread(), threads(), block(), blocks(), multiprocessor(), multiprocessors()

@@ -27,15 +27,17 @@ namespace cohort::inline COHORT_ABI::detail {
 /// the op may begin the next tile before it has ended one.
 inline constexpr std::uint32_t record_batch = 8;
 
-/// Teams of the relay that bring large packets.
+/// Teams of the relay that bring the rest of large packets.
 inline constexpr std::uint32_t most_movers = 2;
 
-/// The bulk that a team is to bring, and the announcement that is due then.
+/// What a team is to bring of a packet, and the announcement that is due then.
 struct relay_job {
   std::uint64_t head;
   std::uint64_t rest;
-  std::uint32_t bytes;  ///< 0: nothing more will come
+  std::uint32_t elements;  ///< from `short_elements` on, up to this one
+  std::uint32_t bulk;      ///< bytes; `no_more_jobs`: nothing will come
 };
+inline constexpr std::uint32_t no_more_jobs = 0xffff'ffff;
 
 /// Shared memory of one block, beside the ops' scratch. No initialisers: device code does not allow them here.
 template <class Ops>
