@@ -34,7 +34,6 @@ struct ffma_tile {
   template <class T>
   using element = float;
   using sums = float[RowsPerThread][FeaturesPerThread];
-  static constexpr bool total_in_registers = RowsPerThread * FeaturesPerThread <= 16;
 
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return row * row_bytes + piece * 16; }
@@ -54,36 +53,59 @@ struct ffma_tile {
     return context.rank() / 32 % 2 * (columns / 2) + lane % 2 + lane / 8 * 2;
   }
 
+  /// Four k-values each of rows that lie Apart rows apart.
+  template <std::uint32_t Apart, std::uint32_t Count>
+  COHORT_HD
+  static void read(const float* from, float (&to)[Count][4]) {
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t i = 0; i < Count; ++i) load_quad(from + i * Apart * pitch, to[i]);
+  }
+
+  /// Adds four k-values of some rows, from this thread's row `first` on.
+  template <std::uint32_t Count>
+  COHORT_HD
+  static void multiply(const float (&xs)[Count][4], const float (&ws)[FeaturesPerThread][4], sums& sum,
+                       std::uint32_t first) {
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t each = 0; each < 4; ++each) {
+      COHORT_GEMM_UNROLLED
+      for (std::uint32_t i = 0; i < Count; ++i) {
+        COHORT_GEMM_UNROLLED
+        for (std::uint32_t j = 0; j < FeaturesPerThread; ++j) {
+          sum[first + i][j] = multiply_add(xs[i][each], ws[j][each], sum[first + i][j]);
+        }
+      }
+    }
+  }
+
   COHORT_HD
   static void arrived() {}
   template <class T, class Context>
   COHORT_HD
   static void begin(const Context&, const std::byte*, sums&) {}
 
-  template <class T, class Context>
+  template <class T, bool Cut, class Context>
   COHORT_HD
   static void end(const Context& context, const std::byte* stage, const tile_row<T>*, sums& sum) {
+    // Reads overlap as far as registers reach. Two sums for each output of the largest tile leave little of them.
+    constexpr bool has_few = Cut && RowsPerThread * FeaturesPerThread > 16;
+    constexpr std::uint32_t rows_at_once = has_few ? 2 : RowsPerThread;
+    [[maybe_unused]] constexpr std::uint32_t unrolled = has_few ? 1 : RowsPerThread * FeaturesPerThread <= 8 ? 8 : 2;
     const auto* x = reinterpret_cast<const float*>(stage + x_offset) + row_of(context) * pitch;
     const auto* w = reinterpret_cast<const float*>(stage + w_offset) + feature_of(context) * pitch;
-    // Reads overlap as far as registers reach: more of it, and the largest tile spills.
-    [[maybe_unused]] constexpr std::uint32_t unrolled = RowsPerThread * FeaturesPerThread <= 8 ? 8 : 2;
     COHORT_GEMM_UNROLLED_BY(unrolled)
     for (std::uint32_t k = 0; k < slice; k += 4) {
-      float xs[RowsPerThread][4];
+      float xs[rows_at_once][4];
       float ws[FeaturesPerThread][4];
+      read<4>(x, xs);
+      read<8>(w, ws);
+      multiply(xs, ws, sum, 0);
       COHORT_GEMM_UNROLLED
-      for (std::uint32_t i = 0; i < RowsPerThread; ++i) load_quad(x + i * 4 * pitch, xs[i]);
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t j = 0; j < FeaturesPerThread; ++j) load_quad(w + j * 8 * pitch, ws[j]);
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t each = 0; each < 4; ++each) {
-        COHORT_GEMM_UNROLLED
-        for (std::uint32_t i = 0; i < RowsPerThread; ++i) {
-          COHORT_GEMM_UNROLLED
-          for (std::uint32_t j = 0; j < FeaturesPerThread; ++j) {
-            sum[i][j] = multiply_add(xs[i][each], ws[j][each], sum[i][j]);
-          }
-        }
+      for (std::uint32_t row = rows_at_once; row < RowsPerThread; row += rows_at_once) {
+        // Not before what is above: there are no registers for it.
+        compiler_barrier();
+        read<4>(x + row * 4 * pitch, xs);
+        multiply(xs, ws, sum, row);
       }
       x += 4;
       w += 4;

@@ -69,7 +69,6 @@ struct tensor_tile {
   template <class T>
   using element = T;
   using sums = float[fragments][4];
-  static constexpr bool total_in_registers = true;
 
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return swizzled_place(row, piece); }
@@ -89,7 +88,7 @@ struct tensor_tile {
     if constexpr (Units == arithmetic::wgmma) begin_slice<T>(context, stage + w_offset, stage + x_offset, sum);
   }
 
-  template <class T, class Context>
+  template <class T, bool Cut, class Context>
   COHORT_HD
   static void end(const Context& context, const std::byte* stage, const tile_row<T>*, sums& sum) {
     if constexpr (Units == arithmetic::wgmma) {

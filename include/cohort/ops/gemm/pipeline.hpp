@@ -26,10 +26,10 @@ namespace cohort::inline COHORT_ABI::ops::detail::gemm {
 //   place(row, piece)         where a 16-byte piece of a row lies; rows that are `rows_at_once` apart lie alike
 //   feature_of(row)           which feature of the tile a weight row holds; alike, too
 //   sums                      what one thread holds of the tile, an array of arrays of floats
-//   total_in_registers        whether a thread has registers for as many floats again
 //   arrived()                                       a thread's copies of a slice are there, before the barrier
 //   begin<T>(context, stage, sums)                  before the next copies are issued
-//   end<T>(context, stage, table, sums)             after them: the slice is in the sums
+//   end<T, Cut>(context, stage, table, sums)        after them: the slice is in the sums. Cut: there are as many other
+//                                                   sums, of the segments before
 //   store(context, layer, feature, table, sums)     y of the tile at `feature`
 
 /// Products of fewer k-values run one tile at a time. Deeper ones have at least as many slices as a pipeline has
@@ -241,7 +241,7 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
     [[maybe_unused]] std::uint32_t segment_end = corners[tile].segment;
     std::uint32_t next_table = table;
     typename Engine::sums sums = {};
-    [[maybe_unused]] running_total<typename Engine::sums, Engine::total_in_registers> total;
+    [[maybe_unused]] running_total<typename Engine::sums> total;
     COHORT_GEMM_ROLLED
     for (std::uint32_t s = 0; s < slices; ++s) {
       copies.template wait<stages - 2>();
@@ -264,11 +264,11 @@ void run_pipeline(const Context& context, const tile_work* works, std::uint32_t 
           find_rows<Engine::rows>(context, at, *at.members, tables + next_table * Engine::rows, owner);
         }
       }
-      Engine::template end<T>(context, present, tables + table * Engine::rows, sums);
+      Engine::template end<T, Cut>(context, present, tables + table * Engine::rows, sums);
       stage = stage + 1 == stages ? 0 : stage + 1;
       if constexpr (Cut) {
         if (s + 1 != segment_end || s + 1 == slices) continue;
-        total.end_segment(sums, segment_end == corners[tile].segment);
+        total.end_segment(sums);
         segment_end += corners[tile].segment;
       }
     }

@@ -35,6 +35,14 @@ inline float add(float a, float b) {
 #endif
 }
 
+/// No access to memory is moved over it by the compiler.
+COHORT_HD
+inline void compiler_barrier() {
+#if COHORT_DEVICE_PASS
+  asm volatile("" ::: "memory");
+#endif
+}
+
 /// A float in device memory that another block wrote or will read: by way of L2, where all blocks meet.
 COHORT_HD
 inline void store_shared_by_blocks(float* to, float value) {

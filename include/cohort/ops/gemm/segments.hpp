@@ -48,34 +48,22 @@ constexpr std::uint32_t segments_of(std::uint32_t n, std::uint32_t k) {
 /// Bytes of device memory for the sums of one part. Larger tiles are not shared: when they are chosen there are enough.
 inline constexpr std::uint32_t part_bytes = 32 * 64 * sizeof(float);
 
-/// The sum of the segments before the present one, of one thread's sums: in registers where the engine leaves some,
-/// else in local memory, which is touched once per segment. That is not cheap: what little L1 the tiles leave does not
-/// hold it, and the pipeline stands still meanwhile.
-template <class Sums, bool InRegisters>
+/// The sum of the segments before the present one, of one thread's sums. In registers: in local memory it is not cheap,
+/// because what little L1 the tiles leave does not hold it, and the pipeline stands still meanwhile.
+template <class Sums>
 class running_total {
   static constexpr std::uint32_t turns = std::extent_v<Sums, 0>;
   static constexpr std::uint32_t each = std::extent_v<Sums, 1>;
 
 public:
-  COHORT_HD
-  running_total() {
-    constexpr bool first_segment_writes_it = COHORT_DEVICE_PASS != 0 && !InRegisters;
-    if constexpr (!first_segment_writes_it) {
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t i = 0; i < turns * each; ++i) values_[i] = 0.0f;
-    }
-  }
-
   /// A segment ends that is not the last; the next one begins from zero.
   COHORT_HD
-  void end_segment(Sums& sums, bool first) {
-    const std::uint32_t at = start();
+  void end_segment(Sums& sums) {
     COHORT_GEMM_UNROLLED
     for (std::uint32_t i = 0; i < turns; ++i) {
       COHORT_GEMM_UNROLLED
       for (std::uint32_t j = 0; j < each; ++j) {
-        float& total = values_[at + i * each + j];
-        total = add(InRegisters || !first ? total : 0.0f, sums[i][j]);
+        values_[i][j] = add(values_[i][j], sums[i][j]);
         sums[i][j] = 0.0f;
       }
     }
@@ -84,26 +72,15 @@ public:
   /// The last of several segments ends: `sums` becomes the total.
   COHORT_HD
   void end_tile(Sums& sums) const {
-    const std::uint32_t at = start();
     COHORT_GEMM_UNROLLED
     for (std::uint32_t i = 0; i < turns; ++i) {
       COHORT_GEMM_UNROLLED
-      for (std::uint32_t j = 0; j < each; ++j) sums[i][j] = add(values_[at + i * each + j], sums[i][j]);
+      for (std::uint32_t j = 0; j < each; ++j) sums[i][j] = add(values_[i][j], sums[i][j]);
     }
   }
 
 private:
-  /// Zero, but for local memory the compiler does not know: an array in registers has no such index.
-  COHORT_HD
-  static std::uint32_t start() {
-    std::uint32_t at = 0;
-#if COHORT_DEVICE_PASS
-    if constexpr (!InRegisters) asm volatile("" : "+r"(at));
-#endif
-    return at;
-  }
-
-  float values_[turns * each];
+  Sums values_ = {};
 };
 
 /// Puts one thread's sums into the memory of its part.
