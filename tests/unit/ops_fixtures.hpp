@@ -127,7 +127,7 @@ void run(const Op& op, runner where, order how = order::forward, std::uint32_t w
   REQUIRE_FALSE(checked);
   Op planned = op;
   const cohort::machine_shape shape{.workers = workers, .host = where == runner::host};
-  const std::uint32_t tiles = cohort::detail::plan_erased<Op>(&planned, 1, shape);
+  const std::uint32_t tiles = cohort::detail::plan_erased<Op>(&planned, 1, shape).count;
   REQUIRE(tiles > 0);
   const auto pick = [=](std::uint32_t i) { return how == order::forward ? i : tiles - 1 - i; };
   if (where != runner::host) {
