@@ -60,6 +60,21 @@ TEST_SUITE("linear op") {
     CHECK(choice(bf16{}, 4096, 4096, 4096, 527) == std::pair(3, 1));
   }
 
+  TEST_CASE("plan says whether the tiles of a product will meet, on a device alone") {
+    const auto wants = [](std::uint32_t rows, std::uint32_t n, std::uint32_t k, const machine_shape& shape) {
+      std::vector<float> x(std::size_t{rows} * k), w(std::size_t{n} * k), y(std::size_t{rows} * n);
+      auto op = ops::make_linear<float>(x, w, {}, y, {rows, n, k});
+      const planned_tiles tiles = detail::plan_erased<ops::linear<float>>(&op, 1, shape);
+      CHECK(tiles.count > 0);
+      CHECK(tiles.want_exchange == (op.parts > 1));
+      return tiles.want_exchange;
+    };
+    CHECK(wants(128, 256, 1152, {.workers = 527, .host = false}));
+    CHECK_FALSE(wants(128, 256, 1152, {.workers = 4, .host = false}));
+    CHECK_FALSE(wants(256, 256, 256, {.workers = 527, .host = false}));
+    CHECK_FALSE(wants(128, 256, 1152, {.workers = 527, .host = true}));
+  }
+
   TEST_CASE("plan stacks the members' rows and covers them with tiles") {
     const std::vector<float> x(70 * 8);
     const std::vector<float> w(100 * 8);

@@ -46,6 +46,8 @@ struct record_index {
   std::uint32_t offset = 0;  ///< bytes from the start of the packet to the record_header
 };
 
+inline constexpr std::uint32_t no_pieces = 0xffff'ffff;
+
 /// First 16 bytes of a record; its members follow.
 struct alignas(16) record_header {
   std::uint16_t op = 0;       ///< position in the op_set
@@ -54,10 +56,8 @@ struct alignas(16) record_header {
   std::uint32_t tiles = 0;
   /// Of the pieces of `tile_exchange` that the packet's records want, the first one of this record, one for each tile,
   /// in order of the tiles; `no_pieces` when it wants none.
-  std::uint32_t first_piece = 0;
+  std::uint32_t first_piece = no_pieces;
 };
-
-inline constexpr std::uint32_t no_pieces = 0xffff'ffff;
 
 static_assert(sizeof(packet_header) == 32 && std::is_trivially_copyable_v<packet_header>);
 static_assert(sizeof(record_index) == 8 && std::is_trivially_copyable_v<record_index>);
