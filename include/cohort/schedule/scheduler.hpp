@@ -646,6 +646,7 @@ private:
       do {
         service.add(one->charged_ns, share > 0 ? one->work_ns * share : each_ns);
         in_flight_ns -= one->work_ns;
+        if (one->followers > 0) __builtin_prefetch(&one->follower->state);  // `ends_of_chains` will ask
         ++left;
         if (!one->orphan) {
           ++completed;
@@ -827,7 +828,10 @@ private:
   /// A packet holds one of a chain.
   [[gnu::noinline]] void link(detail::flight& packet, const submission& one) noexcept {
     packet.chained = true;
-    if (one.followers > 0) packet.flags |= packet_is_followed;
+    if (one.followers > 0) {
+      packet.flags |= packet_is_followed;
+      detail::prefetch(*one.follower);  // it comes in when the packet is formed
+    }
     if (one.after == 0) return;
     const detail::flight* const before = flights_.find(one.after);
     if (before == nullptr) return;
