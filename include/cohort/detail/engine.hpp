@@ -219,8 +219,9 @@ public:
   void rest() noexcept {
     if (needs_polling_ && scheduler_.packets_in_flight() > 0) {
       // Most packets are complete within some 20 us, which is about as many looks; half a microsecond in the system for
-      // each of them would come on top of the round trip.
-      if (cores_ > 1 && looks_ < 256) {
+      // each of them would come on top of the round trip. Also where this process has one core alone: who is waited for
+      // is no thread, and whoever else wants the core gets it soon.
+      if (looks_ < 256) {
         ++looks_;
         spin_pause();
       } else {
