@@ -1,5 +1,6 @@
 // The driver of cohort_bench slo: open loop, what is judged, and the search for a rate; and its models on the host.
 #include "../../bench/cohort_bench/slo/open_loop.hpp"
+#include "../../bench/cohort_bench/slo/rate_search.hpp"
 #include "../../bench/cohort_bench/slo/reference.hpp"
 
 #include <cohort/backend/host_context.hpp>
@@ -132,15 +133,26 @@ TEST_CASE("an arm whose requests do not end is given up") {
 }
 
 TEST_CASE("the search finds the largest rate that attains, from below and from above") {
-  const search_plan plan{.first_rate = 1000, .doublings = 10, .bisections = 5};
+  const search_plan plan{.first_rate = 1000, .doublings = 10, .bisections = 5, .trials = 2};
+  const auto search = [&plan](auto&& attains) {
+    rate_search one(plan);
+    for (int trials = 0; !one.done(); ++trials) {
+      REQUIRE(trials < plan.trials * (plan.doublings + plan.bisections));
+      one.tried(attains(one.rate()));
+    }
+    return one.found();
+  };
   const double step = std::exp2(1.0 / 32) * 1.0001;
   for (const double most : {150.0, 999.0, 1000.0, 12'345.0}) {
-    const double found = largest_rate(plan, [most](double rate) { return rate <= most; });
+    const double found = search([most](double rate) { return rate <= most; });
     CHECK(found <= most);
     CHECK(found * step >= most);
   }
-  CHECK(largest_rate(plan, [](double) { return false; }) == 0);
-  CHECK(largest_rate(plan, [](double) { return true; }) == doctest::Approx(1000 * std::exp2(9)));
+  CHECK(search([](double) { return false; }) == 0);
+  CHECK(search([](double) { return true; }) == doctest::Approx(1000 * std::exp2(9)));
+  bool stops = false;  // every other trial is spoilt
+  const double found = search([&stops](double rate) { return rate <= 12'345 && (stops = !stops); });
+  CHECK(found * step >= 12'345);
 }
 
 TEST_CASE_TEMPLATE("each model computes its reference, alone, in another buffer and in a batch", T, float,

@@ -41,9 +41,11 @@ boost::json::object json_of(const verdict& v) {
           {"latency", std::move(latency)}};
 }
 
-/// Latencies in ns of each tenant.
-std::vector<std::vector<double>> by_tenant(const trial& one, std::uint32_t tenants) {
-  std::vector<std::vector<double>> all(tenants);
+/// Latencies in ns of each tenant, in one piece of a load.
+using by_tenant = std::vector<std::vector<double>>;
+
+by_tenant latencies_of(const trial& one, std::uint32_t tenants) {
+  by_tenant all(tenants);
   one.for_each([&](const cohort_load::arrival& request, double ns) { all[request.tenant].push_back(ns); });
   return all;
 }
@@ -60,14 +62,24 @@ double mean(const std::vector<double>& latencies) {
   return count == 0 ? missing : sum / static_cast<double>(count);
 }
 
+/// A tenant's mean latency: the median over the pieces.
+double mean_of(const std::vector<by_tenant>& pieces, std::size_t tenant) {
+  std::vector<double> means;
+  for (const by_tenant& piece : pieces) {
+    const double one = mean(piece[tenant]);
+    if (!std::isnan(one)) means.push_back(one);
+  }
+  return means.empty() ? missing : median(std::move(means));
+}
+
 /// Slowest over fastest mean latency among tenants with equal models, of the kind where that is largest.
-double spread_of(const std::vector<std::vector<double>>& latencies) {
+double spread_of(const std::vector<by_tenant>& pieces) {
   double worst = missing;
   for (std::size_t what = 0; what < kinds; ++what) {
     double least = std::numeric_limits<double>::infinity();
     double most = 0;
-    for (std::size_t i = what; i < latencies.size(); i += kinds) {
-      const double one = mean(latencies[i]);
+    for (std::size_t i = what; i < pieces.front().size(); i += kinds) {
+      const double one = mean_of(pieces, i);
       if (std::isnan(one)) continue;
       least = std::min(least, one);
       most = std::max(most, one);
@@ -78,20 +90,23 @@ double spread_of(const std::vector<std::vector<double>>& latencies) {
 }
 
 /// What `spread_of` would mostly be if each request of a kind had been any tenant's: the median of some deals.
-double spread_by_chance(const std::vector<std::vector<double>>& latencies) {
+double spread_by_chance(const std::vector<by_tenant>& pieces) {
   std::mt19937 random(1);
   std::vector<double> spreads;
   for (int deal = 0; deal < 21; ++deal) {
-    auto dealt = latencies;
-    for (std::size_t what = 0; what < kinds; ++what) {
-      std::vector<double> all;
-      for (std::size_t i = what; i < dealt.size(); i += kinds) all.insert(all.end(), dealt[i].begin(), dealt[i].end());
-      std::shuffle(all.begin(), all.end(), random);
-      auto next = all.cbegin();
-      for (std::size_t i = what; i < dealt.size(); i += kinds) {
-        const auto end = next + static_cast<std::ptrdiff_t>(dealt[i].size());
-        std::copy(next, end, dealt[i].begin());
-        next = end;
+    auto dealt = pieces;
+    for (by_tenant& piece : dealt) {
+      for (std::size_t what = 0; what < kinds; ++what) {
+        std::vector<double> all;
+        for (std::size_t i = what; i < piece.size(); i += kinds)
+          all.insert(all.end(), piece[i].begin(), piece[i].end());
+        std::shuffle(all.begin(), all.end(), random);
+        auto next = all.cbegin();
+        for (std::size_t i = what; i < piece.size(); i += kinds) {
+          const auto end = next + static_cast<std::ptrdiff_t>(piece[i].size());
+          std::copy(next, end, piece[i].begin());
+          next = end;
+        }
       }
     }
     spreads.push_back(spread_of(dealt));
@@ -99,13 +114,25 @@ double spread_by_chance(const std::vector<std::vector<double>>& latencies) {
   return median(std::move(spreads));
 }
 
-/// p99 over all tenants of a kind but the one that floods.
-double p99_of_others(const std::vector<std::vector<double>>& latencies, std::size_t what) {
+/// p99 over all tenants of a kind but the one that floods; infinite where more than that were dropped.
+double p99_of_others(const by_tenant& latencies, std::size_t what) {
   std::vector<double> all;
   for (std::size_t i = what; i < latencies.size(); i += kinds) {
     if (i != flooding) all.insert(all.end(), latencies[i].begin(), latencies[i].end());
   }
   return summary(std::move(all)).p99();
+}
+
+/// p99 of the others of a kind under the flood over that of the piece before it: the median over the pairs.
+double flooded_over_usual(const std::vector<by_tenant>& flooded, const std::vector<by_tenant>& usual,
+                          std::size_t what) {
+  std::vector<double> ratios;
+  for (std::size_t i = 0; i < usual.size(); ++i) {
+    const double after = p99_of_others(flooded[i], what);
+    // Infinite over infinite tells nothing, and is not taken for good.
+    ratios.push_back(std::isinf(after) ? after : after / p99_of_others(usual[i], what));
+  }
+  return median(std::move(ratios));
 }
 
 }  // namespace
@@ -133,23 +160,29 @@ contest::contest(report& to, std::vector<arm*> arms, std::uint32_t tenants, cont
   for (arm* const one : arms) all_.push_back({.who = one});
 }
 
-/// Calls `body(contestant)` for each arm that is still in; one that throws is out.
+/// Calls `body()` for a contestant; one for which it throws is out.
+template <class Body>
+void contest::attempt(const char* stage, contestant& one, Body&& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    one.excuse = error.what();
+    to_.wrong(std::string(stage) + ", " + one.who->name() + " is out: " + error.what());
+    try {
+      if (one.who->inside() == 0) one.who->leave();
+    } catch (const std::exception& again) {
+      std::printf("# it does not leave the device: %s\n", again.what());
+    }
+  }
+}
+
+/// Calls `body(contestant)` for each arm that is still in.
 template <class Stage>
-void contest::each(const char* stage, std::vector<contestant>& all, Stage&& body) {
-  for (contestant& one : all) {
+void contest::each(const char* stage, Stage&& body) {
+  for (contestant& one : all_) {
     if (!one.excuse.empty()) continue;
     std::printf("# %5.1f s: %s, %s\n", elapsed(), stage, one.who->name().c_str());
-    try {
-      body(one);
-    } catch (const std::exception& error) {
-      one.excuse = error.what();
-      to_.wrong(std::string(stage) + ", " + one.who->name() + " is out: " + error.what());
-      try {
-        if (one.who->inside() == 0) one.who->leave();
-      } catch (const std::exception& again) {
-        std::printf("# it does not leave the device: %s\n", again.what());
-      }
-    }
+    attempt(stage, one, [&] { body(one); });
   }
   to_.save();
 }
@@ -176,16 +209,38 @@ verdict contest::show(const char* stage, const arm& on, double rate, const trial
   return v;
 }
 
-double contest::search(const char* stage, arm& on, const target_times& targets, const cohort_load::gaps& law,
-                       std::uint64_t seed) {
+/// Searches the largest rate of each that is still in, trial by trial in turn, and calls `found(contestant, rate)`.
+void contest::search(const char* stage, const std::vector<contestant*>& all, const target_times& targets,
+                     const cohort_load::gaps& law, std::uint64_t seed,
+                     const std::function<void(contestant&, double)>& found) {
+  std::printf("# %5.1f s: %s\n", elapsed(), stage);
   const auto sources = cohort_load::sources_of(tenants_);
-  return largest_rate(plan_.search, [&](double rate) {
-    for (int i = 0; i < plan_.trials; ++i) {
-      const trial one = load(on, rate, plan_.trial_seconds, sources, seed, law);
-      if (show(stage, on, rate, one, targets).attainment >= wanted_attainment) return true;
+  std::vector<rate_search> searches(all.size(), rate_search(plan_.search));
+  for (bool any = true; std::exchange(any, false);) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (!all[i]->excuse.empty() || searches[i].done()) continue;
+      any = true;
+      attempt(stage, *all[i], [&] {
+        arm& on = *all[i]->who;
+        const double rate = searches[i].rate();
+        const trial one = load(on, rate, plan_.trial_seconds, sources, seed, law);
+        searches[i].tried(show(stage, on, rate, one, targets).attainment >= wanted_attainment);
+      });
     }
-    return false;
-  });
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (!all[i]->excuse.empty()) continue;
+    const double rate = searches[i].found();
+    std::printf("# %s: %s carries %.0f requests/s at 99 %% attainment\n", stage, all[i]->who->name().c_str(), rate);
+    found(*all[i], rate);
+  }
+  to_.save();
+}
+
+std::vector<contest::contestant*> contest::everyone() {
+  std::vector<contestant*> all;
+  for (contestant& one : all_) all.push_back(&one);
+  return all;
 }
 
 void contest::check() {
@@ -244,33 +299,52 @@ void contest::time_alone() {
 void contest::search_rates() {
   printer_.header();
   for (int round = 1; round <= plan_.rounds; ++round) {
-    each("search", [&](contestant& one) {
-      const double rate = search("search", *one.who, targets_, {}, static_cast<std::uint64_t>(round));
-      std::printf("# round %d: %s carries %.0f requests/s at 99 %% attainment\n", round, one.who->name().c_str(), rate);
+    search("search", everyone(), targets_, {}, static_cast<std::uint64_t>(round), [&](contestant& one, double rate) {
       to_.row({{"stage", "rate"}, {"arm", one.who->name()}, {"round", round}, {"rate_per_s", number(rate)}});
       one.rates.push_back(rate);
     });
   }
 }
 
-/// An even load, and then the same with one tenant that floods.
+/// An even load and the same with one tenant that floods, in turn.
 contest::treatment contest::treat(const char* stage, arm& on, double rate) {
-  auto sources = cohort_load::sources_of(tenants_);
-  const auto before = on.statistics();
+  const auto even = cohort_load::sources_of(tenants_);
+  auto with_flood = even;
+  with_flood[flooding].share = flood;
+  const double more = rate * (tenants_ - 1 + flood) / tenants_;
   double seconds = plan_.steady_seconds;
   if (plan_.timed && &on == all_.front().who) {
     seconds = std::max(seconds, std::min(plan_.fair_requests * tenants_ / rate, plan_.most_seconds));
   }
-  const trial even = load(on, rate, seconds, sources, 201, {});
-  const auto after = on.statistics();
-  (void)show(stage, on, rate, even, targets_);
-  sources[flooding].share = flood;
-  const double more = rate * (tenants_ - 1 + flood) / tenants_;
-  const trial flooded = load(on, more, plan_.steady_seconds, sources, 202, {});
-  (void)show("flood", on, more, flooded, targets_);
+  seconds /= plan_.pieces;
 
-  const auto usual = by_tenant(even, tenants_);
-  const auto under_flood = by_tenant(flooded, tenants_);
+  std::vector<by_tenant> usual;
+  std::vector<by_tenant> flooded;
+  std::optional<cohort::scheduler_statistics> after;
+  double waited = 0;
+  double covered = 0;
+  double packets = 0;
+  double ops = 0;
+  double fused = 0;
+  for (int piece = 0; piece < plan_.pieces; ++piece) {
+    const auto seed = static_cast<std::uint64_t>(201 + 2 * piece);
+    const auto before = on.statistics();
+    const trial first = load(on, rate, seconds, even, seed, {});
+    after = on.statistics();
+    if (before && after) {
+      waited += static_cast<double>((after->waited - before->waited).count());
+      covered += static_cast<double>((after->waited_hidden - before->waited_hidden).count());
+      packets += static_cast<double>(after->packets - before->packets);
+      ops += static_cast<double>(after->committed - before->committed);
+      fused += static_cast<double>(after->fused - before->fused);
+    }
+    (void)show(stage, on, rate, first, targets_);
+    usual.push_back(latencies_of(first, tenants_));
+    const trial second = load(on, more, seconds, with_flood, seed + 1, {});
+    (void)show("flood", on, more, second, targets_);
+    flooded.push_back(latencies_of(second, tenants_));
+  }
+
   treatment found;
   found.spread = spread_of(usual);
   found.by_chance = spread_by_chance(usual);
@@ -281,28 +355,23 @@ contest::treatment contest::treat(const char* stage, arm& on, double rate) {
                           {"spread", number(found.spread)},
                           {"spread_by_chance", number(found.by_chance)}};
   boost::json::array means;
-  for (const auto& each_tenant : usual) means.push_back(number(mean(each_tenant) * 1e-3));
+  for (std::size_t i = 0; i < tenants_; ++i) means.push_back(number(mean_of(usual, i) * 1e-3));
   row["mean_us_by_tenant"] = std::move(means);
   for (std::size_t what = 0; what < kinds; ++what) {
-    const double ratio = p99_of_others(under_flood, what) / p99_of_others(usual, what);
+    const double ratio = flooded_over_usual(flooded, usual, what);
     row["flood_p99_" + std::string(name_of(static_cast<kind>(what)))] = number(ratio);
     if (!(ratio <= found.flooded)) found.flooded = ratio;
   }
-  if (before && after) {
-    const auto waited = static_cast<double>((after->waited - before->waited).count());
-    const auto covered = static_cast<double>((after->waited_hidden - before->waited_hidden).count());
-    const auto packets = static_cast<double>(after->packets - before->packets);
-    const auto ops = static_cast<double>(after->committed - before->committed);
-    const double fused = static_cast<double>(after->fused - before->fused) / ops;
+  if (after) {
     found.hidden = waited > 0 ? covered / waited : 1;
     row["wait_hidden"] = number(found.hidden);
     row["mean_wait_us"] = number(waited * 1e-3 / ops);
     row["ops_per_packet"] = number(ops / packets);
-    row["fused"] = number(fused);
+    row["fused"] = number(fused / ops);
     row["prediction_error"] = number(after->prediction_error);
     row["farthest_behind"] = after->farthest_behind;
     std::printf("# %s: of the wait %.4f hidden, %.1f ops to a packet, %.2f of them fused\n", on.name().c_str(),
-                found.hidden, ops / packets, fused);
+                found.hidden, ops / packets, fused / ops);
   }
   std::printf("# %s: slowest over fastest equal tenant %.3f (by chance %.3f), p99 of others under the flood x %.2f\n",
               on.name().c_str(), found.spread, found.by_chance, found.flooded);
@@ -320,16 +389,18 @@ void contest::steady_loads() {
   own_rate_ = own;
   each("common load", [&](contestant& one) { one.at_common = treat("common", *one.who, common); });
   contestant& ours = all_.front();
-  std::vector<contestant> alone{ours};
-  each("own load", alone, [&](contestant& one) { one.at_own = treat("own", *one.who, own); });
-  ours = alone.front();
+  if (!ours.excuse.empty()) return;
+  attempt("own load", ours, [&] { ours.at_own = treat("own", *ours.who, own); });
+  to_.save();
 }
 
 void contest::search_variants() {
-  for (contestant& one : variants_) one.who->aim(targets_);
-  each("variant", variants_, [&](contestant& one) {
-    const double rate = search("variant", *one.who, targets_, {}, 1);
-    std::printf("# %s carries %.0f requests/s at 99 %% attainment\n", one.who->name().c_str(), rate);
+  std::vector<contestant*> all{&all_.front()};
+  for (contestant& one : variants_) {
+    one.who->aim(targets_);
+    all.push_back(&one);
+  }
+  search("variant", all, targets_, {}, 1, [&](contestant& one, double rate) {
     to_.row({{"stage", "rate of a variant"}, {"arm", one.who->name()}, {"rate_per_s", number(rate)}});
   });
 }
@@ -341,9 +412,7 @@ void contest::other_targets() {
       return;
     }
     for (contestant& one : all_) one.who->aim(targets);
-    each(stage, [&](contestant& one) {
-      const double rate = search(stage, *one.who, targets, law, 1);
-      std::printf("# %s: %s carries %.0f requests/s at 99 %% attainment\n", stage, one.who->name().c_str(), rate);
+    search(stage, everyone(), targets, law, 1, [&](contestant& one, double rate) {
       to_.row({{"stage", stage}, {"arm", one.who->name()}, {"rate_at_99", number(rate)}});
     });
   };

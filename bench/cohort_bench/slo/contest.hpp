@@ -6,6 +6,7 @@
 #include "../report.hpp"
 #include "arm.hpp"
 #include "open_loop.hpp"
+#include "rate_search.hpp"
 
 #include <cstdint>
 #include <functional>
@@ -18,10 +19,10 @@ struct contest_plan {
   bool timed = true;    ///< false: a run for the sake of running; no targets are judged
   bool polite = false;  ///< arms need this thread's processor
   search_plan search{};
-  int rounds = 3;                ///< searches of each arm, in turn; the median counts
+  int rounds = 3;                ///< searches of each arm; the median counts
   double trial_seconds = 0.35;   ///< of one load in a search, after its warm-up
-  int trials = 3;                ///< a rate attains when one of them does: a host that stops for some ms fails any arm
-  double steady_seconds = 3;     ///< of one load in the tests of fairness, longer where that is
+  int pieces = 5;                ///< of an even load and of a flood, in turn; a stop of the host spoils few of them
+  double steady_seconds = 3;     ///< of each of the two in all, longer where that is
   double fair_requests = 2'000;  ///< fewer than so many of each tenant of ours: few tell chance, not favour
   double most_seconds = 20;      ///< but no longer than this: a slow machine gives few in any time
   double times_alone = 10;       ///< a target is so many times the least time alone of any arm,
@@ -49,7 +50,7 @@ public:
   const target_times& targets() const { return targets_; }
 
 private:
-  /// How tenants fared at one load.
+  /// How tenants fared at one load: medians over its pieces.
   struct treatment {
     double spread = missing;     ///< slowest over fastest mean latency of equal tenants, the worst kind
     double by_chance = missing;  ///< what it would be if the same latencies had been dealt out to them at random
@@ -65,17 +66,16 @@ private:
     double rate() const { return median(rates); }
   };
 
+  template <class Body>
+  void attempt(const char* stage, contestant& one, Body&& body);
   template <class Stage>
-  void each(const char* stage, std::vector<contestant>& all, Stage&& body);
-  template <class Stage>
-  void each(const char* stage, Stage&& body) {
-    each(stage, all_, body);
-  }
+  void each(const char* stage, Stage&& body);
   trial load(arm& on, double rate, double seconds, const std::vector<cohort_load::source>& sources, std::uint64_t seed,
              const cohort_load::gaps& law) const;
   verdict show(const char* stage, const arm& on, double rate, const trial& one, const target_times& targets);
-  double search(const char* stage, arm& on, const target_times& targets, const cohort_load::gaps& law,
-                std::uint64_t seed);
+  void search(const char* stage, const std::vector<contestant*>& all, const target_times& targets,
+              const cohort_load::gaps& law, std::uint64_t seed, const std::function<void(contestant&, double)>& found);
+  std::vector<contestant*> everyone();
 
   void check();
   void time_alone();

@@ -10,10 +10,8 @@
 
 #include <array>
 #include <chrono>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -122,36 +120,6 @@ inline verdict judge(const trial& one, const target_times& targets) {
     v.drop_rate = static_cast<double>(one.count(request_log::dropped)) / all;
   }
   return v;
-}
-
-/// Where a search begins, how often it doubles or halves, and how many bisections follow.
-struct search_plan {
-  double first_rate = 1000;
-  int doublings = 10;
-  int bisections = 5;
-};
-
-/// The largest rate that `attains`, to a factor of 2^(1/2^bisections); 0 when even the least that is tried does not.
-/// When a rate attains, all below it are taken to.
-inline double largest_rate(const search_plan& plan, const std::function<bool(double)>& attains) {
-  double good = 0;
-  double bad = 0;
-  double rate = plan.first_rate;
-  for (int i = 0; i < plan.doublings && (good == 0 || bad == 0); ++i) {
-    if (attains(rate)) {
-      good = rate;
-      rate *= 2;
-    } else {
-      bad = rate;
-      rate /= 2;
-    }
-  }
-  if (good == 0 || bad == 0) return good;
-  for (int i = 0; i < plan.bisections; ++i) {
-    const double between = std::sqrt(good * bad);
-    (attains(between) ? good : bad) = between;
-  }
-  return good;
 }
 
 }  // namespace cohort_bench::slo
