@@ -43,13 +43,15 @@ void report::note(std::string text) {
   notes_.emplace_back(std::move(text));
 }
 
-void report::target(std::string name, double wanted, double measured, bound kind) {
+void report::target(std::string name, double wanted, double measured, bound kind, double at_floor) {
   const bool holds = std::isfinite(measured) && (kind == bound::at_least ? measured >= wanted : measured <= wanted);
-  targets_.push_back(boost::json::object{{"name", std::move(name)},
-                                         {"target", wanted},
-                                         {"bound", kind == bound::at_least ? "at least" : "at most"},
-                                         {"measured", number(measured)},
-                                         {"holds", holds}});
+  boost::json::object one{{"name", std::move(name)},
+                          {"target", wanted},
+                          {"bound", kind == bound::at_least ? "at least" : "at most"},
+                          {"measured", number(measured)},
+                          {"holds", holds}};
+  if (!std::isnan(at_floor)) one["at_floor"] = number(at_floor);
+  targets_.push_back(std::move(one));
 }
 
 void report::wrong(std::string what) {
@@ -62,9 +64,12 @@ int report::finish() {
   for (const boost::json::value& one : targets_) {
     const auto& target = one.as_object();
     const auto& measured = target.at("measured");
-    std::printf("%-5s %8.3f (%s %g)  %s\n", target.at("holds").as_bool() ? "holds" : "MISSED",
+    std::printf("%-5s %8.3f (%s %g)  %s", target.at("holds").as_bool() ? "holds" : "MISSED",
                 measured.is_double() ? measured.as_double() : std::nan(""), target.at("bound").as_string().c_str(),
                 target.at("target").to_number<double>(), target.at("name").as_string().c_str());
+    const boost::json::value* const at_floor = target.if_contains("at_floor");
+    if (at_floor != nullptr && at_floor->is_double()) std::printf("; at the floor %.3f", at_floor->as_double());
+    std::printf("\n");
   }
   if (!save()) return failed;
   return wrong_.empty() ? succeeded : failed;

@@ -3,6 +3,8 @@
 
 #include "command.hpp"
 
+#include "statistics.hpp"
+
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
@@ -54,7 +56,9 @@ public:
   void row(boost::json::object data) { rows_.push_back(std::move(data)); }
 
   /// A target of the project and what was measured; a missing measurement does not hold.
-  void target(std::string name, double wanted, double measured, bound kind = bound::at_least);
+  /// \param at_floor what it would be if nothing took longer than the hardware must, where that is known
+  void target(std::string name, double wanted, double measured, bound kind = bound::at_least,
+              double at_floor = missing);
 
   /// A wrong result: the run fails, and says so.
   void wrong(std::string what);

@@ -3,6 +3,7 @@
 
 #include "../statistics.hpp"
 #include "kernels.hpp"
+#include "mailbox.hpp"
 #include "operands.hpp"
 
 #include <algorithm>
@@ -75,13 +76,15 @@ ceilings measure_ceilings(const cublas_streams& cublas, report& to) {
   }
   result.fp32_flops_per_us = gemm_rate(cublas, element_type::fp32, 4096);
   result.bf16_flops_per_us = gemm_rate(cublas, element_type::bf16, 8192);
-  std::printf("# ceilings: copy %.2f TB/s, L2 read %.2f TB/s, GEMM fp32 %.1f and bf16 %.0f TFLOP/s\n",
+  result.mailbox_us = median(mailbox(mailbox_form::relayed).round_trips(2'000));
+  std::printf("# ceilings: copy %.2f TB/s, L2 read %.2f TB/s, GEMM fp32 %.1f and bf16 %.0f TFLOP/s, mailbox %.2f us\n",
               result.copy_bytes_per_us * 1e-6, result.l2_bytes_per_us * 1e-6, result.fp32_flops_per_us * 1e-6,
-              result.bf16_flops_per_us * 1e-6);
+              result.bf16_flops_per_us * 1e-6, result.mailbox_us);
   to.environment()["ceilings"] = {{"copy_tb_per_s", number(result.copy_bytes_per_us * 1e-6)},
                                   {"l2_read_tb_per_s", number(result.l2_bytes_per_us * 1e-6)},
                                   {"gemm_fp32_tflops", number(result.fp32_flops_per_us * 1e-6)},
-                                  {"gemm_bf16_tflops", number(result.bf16_flops_per_us * 1e-6)}};
+                                  {"gemm_bf16_tflops", number(result.bf16_flops_per_us * 1e-6)},
+                                  {"mailbox_us", number(result.mailbox_us)}};
   return result;
 }
 

@@ -12,6 +12,7 @@ struct ceilings {
   double l2_bytes_per_us = 0;    ///< reads that the L2 serves
   double fp32_flops_per_us = 0;  ///< a large product by cuBLAS, true fp32
   double bf16_flops_per_us = 0;
+  double mailbox_us = 0;  ///< there and back, behind a relay: the way of a packet with nothing in it
 
   double flops_per_us(element_type type) const {
     return type == element_type::fp32 ? fp32_flops_per_us : bf16_flops_per_us;
@@ -19,6 +20,9 @@ struct ceilings {
 
   /// The least time in us for so much work: the longer of traffic and arithmetic.
   double floor_us(double flops, double bytes, element_type type, bool in_l2) const;
+
+  /// From submission to resumption: no work that is asked for from the host takes less.
+  double least_us(double floor_us) const { return mailbox_us + floor_us; }
 };
 
 /// Measures; the executor must be off the device. Adds what it finds to the report's environment.
