@@ -89,7 +89,7 @@ public:
     ++taken_;
     // relaxed, all three: the tickets below publish them to those who claim, and nobody else acts on them.
     s.age.store(commits_++, std::memory_order_relaxed);
-    s.unfinished.store(header.tiles, std::memory_order_relaxed);
+    s.unfinished.store(header.tiles + (is_followed(s) ? 1 : 0), std::memory_order_relaxed);
     in_flight_.fetch_add(1, std::memory_order_relaxed);
     // relaxed: see `in_the_way`. Stored only when it changes, so that spinners keep their copy of the line.
     if (const int core = current_core(); core != owner_core_.load(std::memory_order_relaxed))
@@ -99,11 +99,11 @@ public:
       std::lock_guard lock(mutex_);
       for (unsigned i = 0; i < packets_; ++i) {
         const slot& other = slots_[i];
-        if (&other == &s || !other.taken || !comes_after(header.after, distance(s, other))) continue;
-        s.after |= bit_of(distance(s, other));
+        if (&other == &s || !other.taken || !is_followed(other) || !comes_after(header.after, s, other)) continue;
+        s.after |= bit_of(i);
         // acquire: what that packet has written is visible to who runs this one. Under the mutex: either it is complete
         // here, or whoever completes it finds that this one waits (see `let_follow`).
-        if (other.unfinished.load(std::memory_order_acquire) != 0) s.waits_for |= bit_of(distance(s, other));
+        if (other.unfinished.load(std::memory_order_acquire) != 0) s.waits_for |= bit_of(i);
       }
       if (s.waits_for != 0) return;
     }
@@ -121,11 +121,12 @@ public:
         slot& s = slots_[i];
         // acquire: what ops wrote in any worker is visible to whoever acts on this completion. Every worker's decrement
         // is part of the release sequence that this reads from.
-        if (!s.taken || s.unfinished.load(std::memory_order_acquire) != 0) continue;
-        if (s.after != 0 && is_reported_later(s)) continue;
+        if (!s.taken || s.unfinished.load(std::memory_order_acquire) != 0 || s.after != 0) continue;
         out[count++] = {.sequence = s.sequence, .result = {}};
         s.taken = false;
         --taken_;
+        if (!is_followed(s)) continue;
+        for (unsigned j = 0; j < packets_; ++j) slots_[j].after &= ~bit_of(i);
       }
     }
     return count;
@@ -153,10 +154,11 @@ private:
   struct slot {
     alignas(line) std::atomic<std::uint64_t> tickets{0};
     std::atomic<std::uint32_t> age{0};
+    /// Tiles that are not done, and 1 more where others follow: until they know.
     alignas(line) std::atomic<std::uint32_t> unfinished{0};
     std::uint32_t sequence = 0;  // the owner's
     bool taken = false;          // the owner's
-    std::uint64_t after = 0;     // the owner's: bit i, it comes after the packet that is i + 1 older
+    std::uint64_t after = 0;     // the owner's: bit i, it comes after the packet in slot i, which is not reported yet
     /// Guarded by mutex_: those of `after` that are not complete. Until it is 0 nobody is offered the packet.
     std::uint64_t waits_for = 0;
     alignas(line) std::byte packet[packet_capacity];
@@ -175,32 +177,25 @@ private:
     return static_cast<std::uint32_t>(tickets >> 32) - static_cast<std::uint32_t>(tickets);
   }
 
-  /// By how many commits a packet is older; far more than there are slots when it is younger. The owner's, or of two
-  /// packets that do not go away meanwhile.
-  static std::uint32_t distance(const slot& s, const slot& older) noexcept {
+  static constexpr std::uint64_t bit_of(unsigned slot) noexcept { return std::uint64_t{1} << slot; }
+
+  /// Of a packet that does not go away meanwhile.
+  static bool is_followed(const slot& s) noexcept {
+    return (packet_view(s.packet).header().flags & packet_is_followed) != 0;
+  }
+
+  /// What `packet_header::after` of the newest packet says of an older one. However many were committed between them: a
+  /// packet that takes long stays, while the other slots are used again and again.
+  static bool comes_after(std::uint32_t after, const slot& newest, const slot& older) noexcept {
     // relaxed: see `commit`
-    return s.age.load(std::memory_order_relaxed) - older.age.load(std::memory_order_relaxed);
-  }
-
-  static constexpr std::uint64_t bit_of(std::uint32_t distance) noexcept { return std::uint64_t{1} << (distance - 1); }
-
-  /// What `packet_header::after` says of the packet that was committed `distance` before.
-  static constexpr bool comes_after(std::uint32_t after, std::uint32_t distance) noexcept {
-    return distance <= most_packets && (after >> std::min(distance - 1, 31u) & 1) != 0;
-  }
-
-  bool is_reported_later(const slot& s) const noexcept {
-    for (unsigned i = 0; i < packets_; ++i) {
-      const slot& other = slots_[i];
-      const std::uint32_t before = distance(s, other);
-      if (&other != &s && other.taken && before <= most_packets && (s.after & bit_of(before)) != 0) return true;
-    }
-    return false;
+    const std::uint32_t distance =
+        newest.age.load(std::memory_order_relaxed) - older.age.load(std::memory_order_relaxed);
+    return (after >> std::min(distance - 1, 31u) & 1) != 0;
   }
 
   /// Gives a packet's tiles to the workers.
   void offer(slot& s) noexcept {
-    const std::uint32_t tiles = s.unfinished.load(std::memory_order_relaxed);  // relaxed: nobody changes it before this
+    const std::uint32_t tiles = packet_view(s.packet).header().tiles;
     // seq_cst here and in the two lines below: releases the packet to whoever claims a tile, and is this thread's half
     // of the agreement with workers that are about to sleep (see `rest`): publish first, then look who is awake.
     s.tickets.store(pack(tiles, 0), std::memory_order_seq_cst);
@@ -212,24 +207,24 @@ private:
     wake(std::min(tiles - awake, most_wakes));
   }
 
-  /// A packet of this age is complete, and its slot may already be another's: offers those that waited for nobody else.
-  void let_follow(std::uint32_t age) noexcept {
-    std::array<slot*, 8> next;
-    for (std::size_t count = next.size(); count == next.size();) {
-      count = 0;
-      {
-        std::lock_guard lock(mutex_);
-        for (unsigned i = 0; i < packets_ && count < next.size(); ++i) {
-          slot& s = slots_[i];
-          if (s.waits_for == 0) continue;
-          const std::uint32_t before = s.age.load(std::memory_order_relaxed) - age;  // relaxed: ordered by the mutex
-          if (before > most_packets || (s.waits_for & bit_of(before)) == 0) continue;
-          s.waits_for &= ~bit_of(before);
-          if (s.waits_for == 0) next[count++] = &s;
-        }
+  /// All tiles of a packet are done that others follow: completes it, and offers those that waited for nobody else.
+  void let_follow(slot& s) noexcept {
+    const std::uint64_t done = bit_of(static_cast<unsigned>(&s - slots_.get()));
+    std::array<slot*, most_packets> next;
+    std::size_t count = 0;
+    {
+      std::lock_guard lock(mutex_);
+      for (unsigned i = 0; i < packets_; ++i) {
+        slot& other = slots_[i];
+        if ((other.waits_for & done) == 0) continue;
+        other.waits_for &= ~done;
+        if (other.waits_for == 0) next[count++] = &other;
       }
-      for (std::size_t i = 0; i < count; ++i) offer(*next[i]);  // which takes the mutex to wake somebody
+      // release: as the decrements before it, which this thread has acquired. Under the mutex, and not before: the slot
+      // may be another packet's from now on, and whoever commits one that comes after this finds it complete.
+      s.unfinished.store(0, std::memory_order_release);
     }
+    for (std::size_t i = 0; i < count; ++i) offer(*next[i]);  // which takes the mutex to wake somebody
   }
 
   static constexpr std::align_val_t scratch_alignment{128};
@@ -291,12 +286,11 @@ private:
   /// Counts tiles as done. True for the call that completes the packet; from then on the slot may be the next packet's.
   bool finish(const share& tiles) noexcept {
     const std::uint32_t count = tiles.last - tiles.first;
-    const bool followed = (packet_view(tiles.from->packet).header().flags & packet_is_followed) != 0;
-    const std::uint32_t age = tiles.from->age.load(std::memory_order_relaxed);  // relaxed: claiming has ordered it
+    const std::uint32_t more = is_followed(*tiles.from) ? 1 : 0;
     // acq_rel: release what the tiles wrote to the owner's poll; acquire, in the last one, what all others wrote, so
     // that what follows happens after all of it.
-    if (tiles.from->unfinished.fetch_sub(count, std::memory_order_acq_rel) != count) return false;
-    if (followed) let_follow(age);
+    if (tiles.from->unfinished.fetch_sub(count, std::memory_order_acq_rel) != count + more) return false;
+    if (more != 0) let_follow(*tiles.from);
     return true;
   }
 
