@@ -135,6 +135,29 @@ double flooded_over_usual(const std::vector<by_tenant>& flooded, const std::vect
   return median(std::move(ratios));
 }
 
+/// What a scheduler says of the wait for company in several loads; nothing for an arm without one.
+struct company {
+  double waited_ns = 0;
+  double hidden_ns = 0;
+  double packets = 0;
+  double ops = 0;
+  double fused = 0;
+  using counters = std::optional<cohort::scheduler_statistics>;
+  counters last;
+
+  void add(const counters& before, const counters& after) {
+    if (!before || !after) return;
+    waited_ns += static_cast<double>((after->waited - before->waited).count());
+    hidden_ns += static_cast<double>((after->waited_hidden - before->waited_hidden).count());
+    packets += static_cast<double>(after->packets - before->packets);
+    ops += static_cast<double>(after->committed - before->committed);
+    fused += static_cast<double>(after->fused - before->fused);
+    last = after;
+  }
+
+  double hidden() const { return waited_ns > 0 ? hidden_ns / waited_ns : 1; }
+};
+
 }  // namespace
 
 contest::contest(report& to, std::vector<arm*> arms, std::uint32_t tenants, contest_plan plan,
@@ -320,24 +343,12 @@ contest::treatment contest::treat(const char* stage, arm& on, double rate) {
 
   std::vector<by_tenant> usual;
   std::vector<by_tenant> flooded;
-  std::optional<cohort::scheduler_statistics> after;
-  double waited = 0;
-  double covered = 0;
-  double packets = 0;
-  double ops = 0;
-  double fused = 0;
+  company seen;
   for (int piece = 0; piece < plan_.pieces; ++piece) {
     const auto seed = static_cast<std::uint64_t>(201 + 2 * piece);
     const auto before = on.statistics();
     const trial first = load(on, rate, seconds, even, seed, {});
-    after = on.statistics();
-    if (before && after) {
-      waited += static_cast<double>((after->waited - before->waited).count());
-      covered += static_cast<double>((after->waited_hidden - before->waited_hidden).count());
-      packets += static_cast<double>(after->packets - before->packets);
-      ops += static_cast<double>(after->committed - before->committed);
-      fused += static_cast<double>(after->fused - before->fused);
-    }
+    seen.add(before, on.statistics());
     (void)show(stage, on, rate, first, targets_);
     usual.push_back(latencies_of(first, tenants_));
     const trial second = load(on, more, seconds, with_flood, seed + 1, {});
@@ -362,16 +373,16 @@ contest::treatment contest::treat(const char* stage, arm& on, double rate) {
     row["flood_p99_" + std::string(name_of(static_cast<kind>(what)))] = number(ratio);
     if (!(ratio <= found.flooded)) found.flooded = ratio;
   }
-  if (after) {
-    found.hidden = waited > 0 ? covered / waited : 1;
+  if (seen.last) {
+    found.hidden = seen.hidden();
     row["wait_hidden"] = number(found.hidden);
-    row["mean_wait_us"] = number(waited * 1e-3 / ops);
-    row["ops_per_packet"] = number(ops / packets);
-    row["fused"] = number(fused / ops);
-    row["prediction_error"] = number(after->prediction_error);
-    row["farthest_behind"] = after->farthest_behind;
+    row["mean_wait_us"] = number(seen.waited_ns * 1e-3 / seen.ops);
+    row["ops_per_packet"] = number(seen.ops / seen.packets);
+    row["fused"] = number(seen.fused / seen.ops);
+    row["prediction_error"] = number(seen.last->prediction_error);
+    row["farthest_behind"] = seen.last->farthest_behind;
     std::printf("# %s: of the wait %.4f hidden, %.1f ops to a packet, %.2f of them fused\n", on.name().c_str(),
-                found.hidden, ops / packets, fused / ops);
+                found.hidden, seen.ops / seen.packets, seen.fused / seen.ops);
   }
   std::printf("# %s: slowest over fastest equal tenant %.3f (by chance %.3f), p99 of others under the flood x %.2f\n",
               on.name().c_str(), found.spread, found.by_chance, found.flooded);
