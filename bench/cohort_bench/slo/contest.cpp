@@ -130,7 +130,8 @@ double flooded_over_usual(const std::vector<by_tenant>& flooded, const std::vect
   for (std::size_t i = 0; i < usual.size(); ++i) {
     const double after = p99_of_others(flooded[i], what);
     // Infinite over infinite tells nothing, and is not taken for good.
-    ratios.push_back(std::isinf(after) ? after : after / p99_of_others(usual[i], what));
+    const double ratio = std::isinf(after) ? after : after / p99_of_others(usual[i], what);
+    if (!std::isnan(ratio)) ratios.push_back(ratio);
   }
   return median(std::move(ratios));
 }
