@@ -5,7 +5,7 @@
 #include <cohort/backend/host.hpp>
 #include <cohort/when_all.hpp>
 
-#include <boost/json/src.hpp>
+#include <boost/json.hpp>
 
 #include <algorithm>
 #include <chrono>

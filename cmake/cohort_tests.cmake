@@ -1,12 +1,24 @@
 # How a test program is built and told to ctest. Every program answers 77 when it cannot run here, and 0 only when it passed.
 
+# Whether a test has threads of its own, found by what it includes.
+function(cohort_has_threads result file)
+  file(STRINGS "${file}" includes
+       REGEX "#include <(thread|future|cohort/(cohort|executor|tenant|backend/host)\\.hpp)>")
+  set(${result} "${includes}" PARENT_SCOPE)
+endfunction()
+
+# Whether a test has an emulated thread block: fibers, which the thread sanitizer takes for threads.
+function(cohort_has_fibers result file)
+  file(STRINGS "${file}" includes REGEX "#include \"(support/block_emulator|ops_fixtures)\\.hpp\"")
+  set(${result} "${includes}" PARENT_SCOPE)
+endfunction()
+
 # What a name ends in tells ctest to run it: tests/unit/NAME_test.cpp is the test unit.NAME with the label unit. A test with
-# threads of its own, found by what it includes, has the label concurrent as well, and is not run beside others.
+# threads of its own has the label concurrent as well, and is not run beside others.
 function(cohort_label_test name file)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "LABELS")
   set(labels ${arg_LABELS})
-  file(STRINGS "${file}" threads
-       REGEX "#include <(thread|future|cohort/cohort|cohort/executor|cohort/tenant|cohort/backend/host)")
+  cohort_has_threads(threads "${file}")
   if(threads)
     list(APPEND labels concurrent)
     set_property(TEST ${name} PROPERTY PROCESSORS 2)
@@ -17,12 +29,18 @@ endfunction()
 
 # Libraries and include folders that every test program has; examples/ is for tests of what the examples are made of.
 function(cohort_test_program target)
-  target_link_libraries(${target} PRIVATE cohort_development doctest::doctest)
+  target_link_libraries(${target} PRIVATE cohort_boost doctest::doctest)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests" "${PROJECT_SOURCE_DIR}/examples")
   target_compile_definitions(${target} PRIVATE COHORT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 endfunction()
 
+# A test that has nothing to race is left out where the thread sanitizer is all that is asked for.
 function(cohort_add_unit_test file)
+  cohort_has_threads(threads "${file}")
+  cohort_has_fibers(fibers "${file}")
+  if(COHORT_SANITIZE STREQUAL "thread" AND NOT threads AND NOT fibers)
+    return()
+  endif()
   get_filename_component(name "${file}" NAME_WE)
   string(REGEX REPLACE "_test$" "" name "${name}")
   add_executable(unit_${name} "${file}" $<TARGET_OBJECTS:cohort_test_main>)

@@ -2,8 +2,6 @@
 #include "support/cuda_test_options.hpp"
 #include "support/minilm_agreement.hpp"
 
-#include <boost/json/src.hpp>
-
 #include <doctest/doctest.h>
 
 #include <cstddef>

@@ -1,26 +1,24 @@
-// A thread block without a GPU: runs the cooperative form of an op's tiles on host threads with real barriers, so that
-// a missing sync() is a data race that the thread sanitizer reports. Tests only.
+// A thread block without a GPU: runs the cooperative form of an op's tiles on fibers that meet at barriers, so that a
+// missing sync() is a data race that the thread sanitizer reports. Tests only.
 #pragma once
+
+#include "fiber_crew.hpp"
 
 #include <cohort/detail/combine.hpp>
 #include <cohort/tile_context.hpp>
 
 #include <algorithm>
 #include <atomic>
-#include <barrier>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <new>
-#include <thread>
 #include <vector>
 
 namespace cohort::testing {
 
-/// `Threads` threads in groups of `GroupSize`. The threads live as long as the emulator; `run` is called by one thread
-/// at a time.
+/// `Threads` threads in groups of `GroupSize`, which are fibers of the thread that calls `run`: one at a time.
 template <std::uint32_t Threads = 64, std::uint32_t GroupSize = 32>
 class block_emulator {
   static_assert(Threads % GroupSize == 0 && Threads > 0);
@@ -29,20 +27,22 @@ class block_emulator {
 
   /// What the threads of a team share.
   struct team_state {
-    explicit team_state(std::ptrdiff_t threads) : barrier(threads), partial(static_cast<std::size_t>(threads)) {}
+    explicit team_state(std::uint32_t threads) : barrier(threads), partial(threads) {}
 
-    std::barrier<> barrier;
+    fiber_crew::barrier barrier;
     std::vector<float> partial;
     alignas(128) std::byte exchange[exchange_bytes];
   };
 
   class team {
   public:
-    team(team_state& state, std::uint32_t rank, std::uint32_t size) : state_(&state), rank_(rank), size_(size) {}
+    /// Of `size` fibers of `crew`, the first of which is `first`.
+    team(fiber_crew& crew, team_state& state, std::uint32_t first, std::uint32_t rank, std::uint32_t size)
+        : crew_(&crew), state_(&state), first_(first), rank_(rank), size_(size) {}
 
     std::uint32_t rank() const { return rank_; }
     std::uint32_t size() const { return size_; }
-    void sync() const { state_->barrier.arrive_and_wait(); }
+    void sync() const { crew_->wait(state_->barrier, first_ + rank_); }
 
     template <class F>
     void for_each(std::uint32_t n, F f) const {
@@ -76,7 +76,9 @@ class block_emulator {
     std::byte* exchange() const { return state_->exchange; }
 
   private:
+    fiber_crew* crew_;
     team_state* state_;
+    std::uint32_t first_;
     std::uint32_t rank_;
     std::uint32_t size_;
   };
@@ -88,11 +90,12 @@ public:
     static constexpr std::uint32_t threads = Threads;
 
     context(block_emulator& block, std::uint32_t thread)
-        : team(block.block_, thread, Threads),
+        : team(block.crew_, block.block_, 0, thread, Threads),
           scratch_(block.scratch_),
           last_(&block.last_),
           thread_(thread),
-          group_(*block.groups_[thread / GroupSize], thread % GroupSize, GroupSize) {}
+          group_(block.crew_, *block.groups_[thread / GroupSize], thread / GroupSize * GroupSize, thread % GroupSize,
+                 GroupSize) {}
 
     std::byte* scratch() const { return scratch_; }
 
@@ -120,22 +123,16 @@ public:
   };
 
   explicit block_emulator(std::size_t scratch_bytes = 52 * 1024)
-      : block_(Threads),
-        turn_(Threads + 1),
+      : crew_(Threads),
+        block_(Threads),
         scratch_bytes_(scratch_bytes),
         scratch_(static_cast<std::byte*>(::operator new(scratch_bytes + 128, std::align_val_t(128)))) {
     for (std::uint32_t group = 0; group < Threads / GroupSize; ++group) {
       groups_.push_back(std::make_unique<team_state>(GroupSize));
     }
-    for (std::uint32_t thread = 0; thread < Threads; ++thread) threads_.emplace_back([this, thread] { serve(thread); });
   }
 
-  ~block_emulator() {
-    work_ = nullptr;
-    turn_.arrive_and_wait();
-    for (std::thread& thread : threads_) thread.join();
-    ::operator delete(scratch_, std::align_val_t(128));
-  }
+  ~block_emulator() { ::operator delete(scratch_, std::align_val_t(128)); }
 
   block_emulator(const block_emulator&) = delete;
   block_emulator& operator=(const block_emulator&) = delete;
@@ -144,13 +141,21 @@ public:
   /// put there. Returns when all threads have finished. `f` must not throw.
   template <class F>
   void run(std::uint32_t tiles, F f) {
-    std::function<void(context&, std::uint32_t)> work = std::move(f);
-    work_ = &work;
-    tiles_ = tiles;
-    turn_.arrive_and_wait();
-    turn_.arrive_and_wait();
-    work_ = nullptr;
+    crew_.run([this, tiles, &f](std::uint32_t thread) {
+      context own(*this, thread);
+      for (std::uint32_t tile = 0; tile < tiles; ++tile) {
+        poison(thread);
+        own.sync();
+        f(own, tile);
+        own.sync();
+      }
+    });
   }
+
+  /// From now on the threads of `group` fall behind: they run only while all others wait or are done, so that the
+  /// others run into what they still read if a barrier is missing.
+  void let_lag(std::uint32_t group) { crew_.let_lag(group * GroupSize, (group + 1) * GroupSize); }
+  void let_none_lag() { crew_.let_lag(0, 0); }
 
   /// Calls `f(context)` on all threads.
   template <class F>
@@ -160,21 +165,6 @@ public:
   }
 
 private:
-  void serve(std::uint32_t thread) {
-    context own(*this, thread);
-    for (;;) {
-      turn_.arrive_and_wait();
-      if (work_ == nullptr) return;
-      for (std::uint32_t tile = 0; tile < tiles_; ++tile) {
-        poison(thread);
-        own.sync();
-        (*work_)(own, tile);
-        own.sync();
-      }
-      turn_.arrive_and_wait();
-    }
-  }
-
   /// Bytes of ones are NaN in every element type: an op that reads scratch it did not write shows it.
   void poison(std::uint32_t thread) {
     const std::size_t part = scratch_bytes_ / Threads + 1;
@@ -182,15 +172,12 @@ private:
     std::memset(scratch_ + begin, 0xff, std::min(part, scratch_bytes_ - begin));
   }
 
+  fiber_crew crew_;
   team_state block_;
-  std::barrier<> turn_;
   std::size_t scratch_bytes_;
   std::byte* scratch_;
   bool last_ = false;
   std::vector<std::unique_ptr<team_state>> groups_;
-  std::vector<std::thread> threads_;
-  const std::function<void(context&, std::uint32_t)>* work_ = nullptr;
-  std::uint32_t tiles_ = 0;
 };
 
 static_assert(tile_context<block_emulator<>::context>);

@@ -7,7 +7,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -18,10 +17,10 @@
 #include <span>
 #include <thread>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "support/block_emulator.hpp"
+#include "support/sanitizer.hpp"
 
 namespace {
 
@@ -236,47 +235,6 @@ void run(const engine& e, std::vector<ops::linear<T>> members) {
   CHECK(exchange.counters_are_zero());
 }
 
-/// A context in which the threads of one warp fall behind after every barrier: the others run into what it still reads
-/// if a barrier is missing.
-class lagging_context {
-public:
-  static constexpr bool cooperative = true;
-
-  class team {
-  public:
-    team(decltype(std::declval<emulator::context&>().group()) inner, bool lags) : inner_(&inner), lags_(lags) {}
-
-    std::uint32_t rank() const { return inner_->rank(); }
-    std::byte* exchange() const { return inner_->exchange(); }
-    void sync() const {
-      inner_->sync();
-      if (lags_) std::this_thread::sleep_for(std::chrono::microseconds(300));
-    }
-
-  private:
-    const std::remove_reference_t<decltype(std::declval<emulator::context&>().group())>* inner_;
-    bool lags_;
-  };
-
-  lagging_context(emulator::context& inner, std::uint32_t slow_warp)
-      : inner_(&inner), lags_(inner.group_index() == slow_warp) {}
-
-  std::uint32_t rank() const { return inner_->rank(); }
-  std::uint32_t size() const { return inner_->size(); }
-  std::byte* scratch() const { return inner_->scratch(); }
-  bool arrive_last(std::uint32_t* counter, std::uint32_t teams) const { return inner_->arrive_last(counter, teams); }
-  std::uint32_t group_index() const { return inner_->group_index(); }
-  team group() const { return {inner_->group(), lags_}; }
-  void sync() const {
-    inner_->sync();
-    if (lags_) std::this_thread::sleep_for(std::chrono::microseconds(300));
-  }
-
-private:
-  emulator::context* inner_;
-  bool lags_;
-};
-
 std::vector<engine> host_engines() {
   std::vector<engine> all;
   for (int isa = 0; isa <= static_cast<int>(gemm::detect_host_isa()); ++isa) {
@@ -329,6 +287,13 @@ struct extent {
   std::size_t n;
   std::size_t k;
 };
+
+/// All of them, but a sanitizer is slow: for it the first, in which every thread does all that it does in
+/// others.
+template <class T, std::size_t Size>
+std::span<const T> some(const T (&all)[Size]) {
+  return std::span(all).first(testing::sanitized ? 1 : Size);
+}
 
 constexpr std::size_t sizes[] = {1, 2, 3, 5, 8, 16, 17, 31, 33, 64, 65, 100, 127, 128, 129, 255, 300};
 
@@ -460,10 +425,9 @@ TEST_SUITE("linear") {
         const std::uint32_t slow = variant % 2 == 0 ? 0 : 3;
         // Both tiles in one batch: a chain where K is deep enough.
         const tile_work works[] = {{members.data(), 1, 0, {}}, {members.data(), 1, 1, {}}};
-        block()([&](emulator::context& context) {
-          lagging_context lagging(context, slow);
-          ops::linear<T>::run_batch(lagging, works, std::min(2u, tiles));
-        });
+        block().let_lag(slow);
+        block()([&](emulator::context& context) { ops::linear<T>::run_batch(context, works, std::min(2u, tiles)); });
+        block().let_none_lag();
         r.rows = std::min<std::size_t>(64, extent.rows * 2);
         CAPTURE(variant);
         CAPTURE(k);
@@ -474,7 +438,8 @@ TEST_SUITE("linear") {
 
   TEST_CASE_TEMPLATE("block: tiles that follow one another in a pipeline give the bits of tiles on their own", T, float,
                      bf16) {
-    for (const std::size_t k : {gemm::chained_depth, gemm::chained_depth + 74}) {
+    constexpr std::size_t depths[] = {gemm::chained_depth + 74, gemm::chained_depth};
+    for (const std::size_t k : some(depths)) {
       weights<T> layer(140, k, all_forms[3]);
       for (engine e : native_engines<T>()) {
         CAPTURE(static_cast<int>(e.which));
@@ -525,7 +490,8 @@ TEST_SUITE("linear") {
 
   TEST_CASE_TEMPLATE("block: segments of K give the same bits walked by one block or shared by several, on every tile",
                      T, float, fp16, bf16) {
-    for (const extent size : {extent{1, 70, 768}, extent{19, 33, 801}, extent{130, 40, 1030}, extent{7, 21, 530}}) {
+    constexpr extent table[] = {{19, 33, 801}, {1, 70, 768}, {130, 40, 1030}, {7, 21, 530}};
+    for (const extent& size : some(table)) {
       weights<T> layer(size.n, size.k, all_forms[3]);
       request<T> first(layer, size.rows, 7);
       run<T>({.which = native_block<T>, .variant = 1}, {first.op()});

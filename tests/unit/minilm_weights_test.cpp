@@ -1,10 +1,10 @@
 #include "minilm_reference.hpp"
 #include "support/minilm_golden.hpp"
+#include "support/sanitizer.hpp"
 
 #include <semantic_search/weights.hpp>
 
 #include <doctest/doctest.h>
-#include <boost/json/src.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -21,19 +21,12 @@ using namespace cohort_demo;
 namespace {
 
 // The plain forward pass is slow without optimisation and under a sanitizer: such builds check the first texts only.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define COHORT_TEST_SLOW_BUILD
-#endif
-#endif
-#if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define COHORT_TEST_SLOW_BUILD
-#endif
-#if defined(COHORT_TEST_SLOW_BUILD)
-constexpr std::size_t token_budget = 60;
+#if defined(__OPTIMIZE__)
+constexpr bool slow = cohort::testing::sanitized;
 #else
-constexpr std::size_t token_budget = static_cast<std::size_t>(-1);
+constexpr bool slow = true;
 #endif
+constexpr std::size_t token_budget = slow ? 60 : static_cast<std::size_t>(-1);
 
 void check_embeddings(const bert_weights& weights, const std::string& stem, std::size_t at_least) {
   const auto items = golden::read_embeddings(stem);

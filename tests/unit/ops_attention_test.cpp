@@ -4,7 +4,6 @@
 #include <cohort/ops/attention.hpp>
 
 #include <limits>
-#include <thread>  // the emulated block has threads of its own
 
 using namespace ops_test;
 namespace ops = cohort::ops;

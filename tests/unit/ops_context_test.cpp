@@ -5,7 +5,6 @@
 #include <cohort/ops/softmax.hpp>
 
 #include <atomic>
-#include <thread>
 
 using namespace ops_test;
 namespace ops = cohort::ops;

@@ -4,8 +4,6 @@
 #include <cohort/ops/embedding.hpp>
 #include <cohort/ops/pooling.hpp>
 
-#include <thread>  // the emulated block has threads of its own
-
 using namespace ops_test;
 namespace ops = cohort::ops;
 using cohort::errc;

@@ -6,7 +6,6 @@
 #include <cohort/ops/softmax.hpp>
 
 #include <limits>
-#include <thread>  // the emulated block has threads of its own
 
 using namespace ops_test;
 namespace ops = cohort::ops;

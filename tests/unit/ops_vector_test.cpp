@@ -7,7 +7,6 @@
 
 #include <limits>
 #include <string_view>
-#include <thread>  // the emulated block has threads of its own
 
 using namespace ops_test;
 namespace ops = cohort::ops;

@@ -1,7 +1,6 @@
 #include <semantic_search/safetensors.hpp>
 
 #include <doctest/doctest.h>
-#include <boost/json/src.hpp>
 
 #include <cmath>
 #include <cstddef>

@@ -51,7 +51,7 @@ private:
 TEST_CASE("the measure of the stack sees a stack that grows") {
   stack_span span;
   span.touch();
-  descend(span, 128);
+  descend(span, 1024);
   CHECK(span.bytes() > limit);
 }
 

@@ -9,7 +9,7 @@
 #include <cohort/ops/copy.hpp>
 
 #include <boost/asio/thread_pool.hpp>
-#include <boost/json/src.hpp>
+#include <boost/json.hpp>
 
 #include <doctest/doctest.h>
 

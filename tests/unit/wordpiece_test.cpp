@@ -3,7 +3,6 @@
 #include <semantic_search/wordpiece.hpp>
 
 #include <doctest/doctest.h>
-#include <boost/json/src.hpp>
 
 #include <cstddef>
 #include <filesystem>

@@ -1,2 +1,0 @@
-// Boost.JSON, compiled once: no library has to be linked.
-#include <boost/json/src.hpp>
