@@ -120,7 +120,7 @@ public:
       for (unsigned i = 0; i < packets_ && count < out.size(); ++i) {
         slot& s = slots_[i];
         // acquire: what ops wrote in any worker is visible to whoever acts on this completion. Every worker's decrement
-        // is part of the release sequence that this reads from.
+        // is part of the release sequence that this reads from, or was acquired by the one who stored (`let_follow`).
         if (!s.taken || s.unfinished.load(std::memory_order_acquire) != 0 || s.after != 0) continue;
         out[count++] = {.sequence = s.sequence, .result = {}};
         s.taken = false;
