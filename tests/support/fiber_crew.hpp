@@ -82,7 +82,7 @@ class fiber_crew {
     }
 
   private:
-    [[maybe_unused]] char address_ = 0;
+    alignas(8) [[maybe_unused]] char address_ = 0;  // the sanitizer keeps an order for each eight bytes
   };
 
 public:

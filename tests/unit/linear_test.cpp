@@ -288,8 +288,7 @@ struct extent {
   std::size_t k;
 };
 
-/// All of them, but a sanitizer is slow: for it the first, in which every thread does all that it does in
-/// others.
+/// All of them. For a sanitizer, which is slow, the first: every thread does in it all that it does in the others.
 template <class T, std::size_t Size>
 std::span<const T> some(const T (&all)[Size]) {
   return std::span(all).first(testing::sanitized ? 1 : Size);
