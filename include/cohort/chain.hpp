@@ -38,6 +38,7 @@ public:
   template <class Op>
   chain& then(const Op& op) {
     static_assert(Ops::template contains<Op>, "this op is not in the chain's op_set: add it to the list");
+    linked_ = nullptr;
     link& one = links_.emplace_back();
     std::memcpy(one.op, &op, sizeof(Op));
     detail::describe<Ops>(one.node, *reinterpret_cast<const Op*>(one.op));
@@ -47,11 +48,15 @@ public:
 
   std::size_t size() const noexcept { return links_.size(); }
   bool empty() const noexcept { return links_.empty(); }
-  void reserve(std::size_t ops) { links_.reserve(ops); }
+  void reserve(std::size_t ops) {
+    linked_ = nullptr;
+    links_.reserve(ops);
+  }
 
   /// Takes all ops out.
   void clear() noexcept {
     links_.clear();
+    linked_ = nullptr;
     wrong_ = {};
   }
 
@@ -64,7 +69,7 @@ public:
 private:
   friend class detail::chain_request<Ops>;
 
-  struct link {
+  struct alignas(64) link {
     submission node{};
     alignas(16) std::byte op[Ops::largest_stride];
   };
@@ -74,31 +79,39 @@ private:
     if (in_use_) return errc::chain_in_use;
     if (wrong_.failed() || links_.empty()) return wrong_;
     in_use_ = true;
-    submission* follower = &last;
-    for (std::size_t i = links_.size(); i-- > 0;) {
-      submission& one = i + 1 == links_.size() ? last : links_[i].node;
-      const submission& described = links_[i].node;
-      one.op = links_[i].op;
-      if (&one == &last) {
-        one.op_bytes = described.op_bytes;
-        one.op_index = described.op_index;
-        one.rows = described.rows;
-        one.key = described.key;
-        one.cost = described.cost;
-        continue;
-      }
-      one.state = submission_state::created;
-      one.result = {};
-      one.follower = std::exchange(follower, &one);
-      one.followers = static_cast<std::uint32_t>(links_.size() - 1 - i);
-    }
-    last.follower = follower == &last ? nullptr : follower;
+    if (linked_ != links_.data()) link_all();
+    const link& described = links_.back();
+    last.op = described.op;
+    last.op_bytes = described.node.op_bytes;
+    last.op_index = described.node.op_index;
+    last.rows = described.node.rows;
+    last.key = described.node.key;
+    last.cost = described.node.cost;
+    last.home = described.node.home;
+    const bool alone = links_.size() == 1;
+    last.follower = alone ? nullptr : &links_.front().node;
+    if (!alone) links_[links_.size() - 2].node.follower = &last;
     return {};
   }
 
-  void end() noexcept { in_use_ = false; }
+  /// After `begin`: `last` was told.
+  void end(const submission& last) noexcept {
+    if (!links_.empty()) links_.back().node.home = last.home;
+    in_use_ = false;
+  }
+
+  /// Once for all submissions, and again for a copy.
+  void link_all() noexcept {
+    for (std::size_t i = 0; i + 1 < links_.size(); ++i) {
+      links_[i].node.op = links_[i].op;
+      links_[i].node.follower = &links_[i + 1].node;
+      links_[i].node.followers = static_cast<std::uint32_t>(links_.size() - 1 - i);
+    }
+    linked_ = links_.data();
+  }
 
   std::vector<link> links_;
+  const link* linked_ = nullptr;  // where the links lay when they were told of each other
   error_code wrong_{};
   bool in_use_ = false;
 };
@@ -117,8 +130,8 @@ public:
     return wrong;
   }
   bool is_empty() const noexcept { return all_->empty(); }
-  void end() noexcept {
-    if (began_) all_->end();
+  void end(const submission& one) noexcept {
+    if (began_) all_->end(one);
   }
   static constexpr const char* name() noexcept { return "chain"; }
 

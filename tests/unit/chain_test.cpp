@@ -202,6 +202,55 @@ TEST_CASE("a chain that is empty, wrong or on its way") {
   CHECK_FALSE(one.all.in_use());
 }
 
+TEST_CASE("a chain that failed begins anew, and so do its copies") {
+  boost::asio::io_context io;
+  auto device = std::make_unique<testing::manual_backend<kernels>>();
+  auto& manual = *device;
+  executor<kernels> gpu(io, std::move(device), {.driven_by = drive::caller});
+  const auto run = [&](chain<kernels>& one, std::size_t failing) {
+    std::optional<error_code> result;
+    gpu.async_submit(one, [&](error_code e) { result = e; });
+    for (std::size_t packet = 0; !result; ++packet) {
+      gpu.poll();
+      (void)manual.complete(packet == failing ? make_error_code(errc::device_lost) : error_code{});
+      gpu.poll();
+      io.restart();
+      io.poll();
+    }
+    return *result;
+  };
+  constexpr std::size_t never = 1000;
+  request buffers(4);
+  auto first = std::make_unique<chain<kernels>>(buffers.all);
+  for (std::size_t failing = 0; failing < 4; ++failing) {
+    CAPTURE(failing);
+    buffers.reset(1 + failing);
+    CHECK(run(*first, failing) == errc::device_lost);
+    CHECK_FALSE(first->in_use());
+    buffers.reset(2 + failing);
+    CHECK_FALSE(run(*first, never).failed());
+    CHECK(buffers.is_right());
+  }
+  chain<kernels> second = *first;  // after its links were told of each other
+  first.reset();
+  buffers.reset(7);
+  CHECK_FALSE(run(second, never).failed());
+  CHECK(buffers.is_right());
+  second.reserve(100);
+  buffers.reset(8);
+  CHECK_FALSE(run(second, never).failed());
+  CHECK(buffers.is_right());
+  chain<kernels> third = std::move(second);
+  buffers.reset(9);
+  CHECK_FALSE(run(third, never).failed());
+  CHECK(buffers.is_right());
+  std::array<std::uint64_t, width> further{};
+  third.then(step_op{.x = buffers.buffers.back().data(), .y = further.data(), .count = width});
+  buffers.reset(10);
+  CHECK_FALSE(run(third, never).failed());
+  CHECK(further[0] == expected(10, 5));
+}
+
 TEST_CASE("a cancelled chain may go at once, wherever its links are") {
   for (int committed = 0; committed < 4; ++committed) {
     CAPTURE(committed);

@@ -125,6 +125,32 @@ TEST_CASE("equal steps of chains fuse") {
   CHECK(r.complete(packets[2]) == lasts);
 }
 
+TEST_CASE("a chain that comes back finds its keys wherever they are by then") {
+  room r({.expected_keys = 4});
+  std::vector<node*> all;
+  for (std::uint64_t step = 1; step <= 6; ++step) all.push_back(&r.make(schedule_test::fused, 1, step));
+  std::uint64_t fresh = 100;
+  for (std::size_t others = 0; others < 40; ++others) {
+    CAPTURE(others);
+    node& last = chained(all);
+    last.state = submission_state::created;
+    r.tested.submit(last, r.at(r.now));
+    for (std::uint64_t step = 1; step <= all.size(); ++step) {
+      // Whoever has the key of this step now leaves with it, and nobody else does.
+      node& companion = r.make(schedule_test::fused, 1, step);
+      r.tested.submit(companion, r.at(r.now));
+      const auto packet = r.next();
+      REQUIRE(packet.records.size() == 1);
+      CHECK(packet.records[0].ids.size() == 2);
+      const auto told = r.complete(packet);
+      CHECK(std::ranges::find(told, &companion) != told.end());
+      CHECK((std::ranges::find(told, &last) != told.end()) == (step == all.size()));
+    }
+    for (std::size_t i = 0; i < others; ++i) r.tested.submit(r.make(schedule_test::fused, 1, ++fresh), r.at(r.now));
+    while (r.tested.pending() > 0) r.complete(r.next());
+  }
+}
+
 TEST_CASE("others go first while what would be waited for is new, and nobody waits for nothing") {
   room r({.coalesce = coalescing::none});
   r.tested.submit(r.make_chain(2, 1), r.at(r.now));

@@ -85,7 +85,7 @@ private:
       if (slot.is_connected()) slot.clear();
       Handler handler(std::move(finished_->handler_));
       const error_code result = finished_->result;
-      finished_->request_.end();
+      finished_->request_.end(*finished_);
       const auto own_work = std::move(finished_->own_work_);
       const auto handler_work = std::move(finished_->handler_work_);
       finished_.reset();  // its memory is free before the handler runs, as Asio promises to allocators

@@ -3,7 +3,7 @@
 //
 // A request has `describe(submission&)`, which fills in what comes from whoever submits; `error_code
 // begin(submission&)` just before it is submitted, which may refuse; `is_empty()`, whether there is nothing to do;
-// `end()` when it was told; and `name()` for messages.
+// `end(const submission&)` when it was told; and `name()` for messages.
 #pragma once
 
 #include <cohort/clock.hpp>
@@ -43,7 +43,7 @@ public:
   void describe(submission& one) const noexcept { detail::describe<Ops>(one, op_); }
   error_code begin(submission&) const noexcept { return check(op_); }
   static constexpr bool is_empty() noexcept { return false; }
-  static constexpr void end() noexcept {}
+  static constexpr void end(const submission&) noexcept {}
   static constexpr const char* name() noexcept { return Op::name; }
 
 private:

@@ -60,7 +60,7 @@ public:
 
   auto await_resume() {
     on_stop_.reset();  // waits for a callback that is running on another thread
-    request_.end();
+    request_.end(*this);
     if constexpr (Style == on_error::returns) {
       return result;
     } else {

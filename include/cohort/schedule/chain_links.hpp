@@ -9,12 +9,19 @@
 
 namespace cohort::inline COHORT_ABI::detail {
 
-/// The first of a chain that is handed in, with what was told to the last.
+/// What is told to the last of a chain is told to one whose turn has come. What became of it when the chain was here
+/// before is forgotten.
+inline void take_turn(submission& one, const submission& from) noexcept {
+  one.tenant = from.tenant;
+  one.deadline = from.deadline;
+  one.expires = from.expires;
+  one.result = {};
+}
+
+/// The first of a chain that is handed in.
 inline submission& first_of(submission& last) noexcept {
   submission& first = *last.follower;
-  first.tenant = last.tenant;
-  first.deadline = last.deadline;
-  first.expires = last.expires;
+  take_turn(first, last);
   return first;
 }
 

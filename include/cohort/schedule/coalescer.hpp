@@ -93,10 +93,22 @@ public:
 
   bucket* find(std::uint32_t hash, std::uint16_t op_index, const coalescing_key& key) const noexcept {
     for (std::size_t at = hash & mask_; slots_[at].value != nullptr; at = (at + 1) & mask_) {
-      bucket* const found = slots_[at].value;
-      if (slots_[at].hash == hash && found->op_index == op_index && found->key == key) return found;
+      if (slots_[at].hash == hash && is(slots_[at].value, op_index, key)) return slots_[at].value;
     }
     return nullptr;
+  }
+
+  /// The same where it was found last time; null when it is no longer there. Any `place` will do.
+  bucket* find_at(std::uint32_t place, std::uint16_t op_index, const coalescing_key& key) const noexcept {
+    bucket* const found = slots_[place & mask_].value;
+    return found != nullptr && is(found, op_index, key) ? found : nullptr;
+  }
+
+  /// For `find_at`, of one that is here.
+  std::uint32_t place_of(const bucket& one) const noexcept {
+    std::size_t at = one.hash & mask_;
+    while (slots_[at].value != &one) at = (at + 1) & mask_;
+    return static_cast<std::uint32_t>(at);
   }
 
   /// Makes sure that one more `insert` does not allocate.
@@ -139,6 +151,10 @@ private:
     bucket* value = nullptr;
   };
 
+  static bool is(const bucket* one, std::uint16_t op_index, const coalescing_key& key) noexcept {
+    return one->op_index == op_index && one->key == key;
+  }
+
   static void place(std::vector<slot>& slots, bucket& one) noexcept {
     std::size_t at = one.hash & (slots.size() - 1);
     while (slots[at].value != nullptr) at = (at + 1) & (slots.size() - 1);
@@ -174,7 +190,7 @@ public:
 
   /// Where a submission belongs; it must be added there. Strong guarantee: when memory runs out (`std::bad_alloc`),
   /// nothing has changed.
-  bucket& home_of(const submission& one) {
+  bucket& home_of(submission& one) {
     bucket& home = found_home_of(one);
     home.members.reserve_one();
     return home;
@@ -322,7 +338,8 @@ private:
 
   bool by_key(const submission& one) const noexcept { return fuse_ && ops_[one.op_index].fusable && one.key; }
 
-  bucket& found_home_of(const submission& one) {
+  bucket& found_home_of(submission& one) {
+    if (one.in_chain()) return home_of_link(one);
     // Keys come in the order in which they came before, as those of a model's layers do, or many of one together. With
     // very many pending the guess might have to be fetched from afar.
     bucket* const guess = newest_home_->following;
@@ -341,6 +358,15 @@ private:
     bucket& home = found != nullptr ? *found : new_home(one, hash);
     newest_home_->following = &home;
     newest_home_ = &home;
+    return home;
+  }
+
+  /// A chain is made once and submitted again and again: its links know where they were.
+  bucket& home_of_link(submission& one) {
+    if (!by_key(one)) return by_op_[one.op_index];
+    if (bucket* const known = table_.find_at(one.home, one.op_index, one.key)) return *known;
+    bucket& home = sought_home_of(one);
+    one.home = table_.place_of(home);
     return home;
   }
 

@@ -48,29 +48,31 @@ struct tenant_state;
 /// stays in the cache of the latter. That is why these members have no initialisers, and no value before the
 /// scheduler's `submit`.
 struct submission {
-  // The scheduler's own.
+  // The scheduler's own, while it waits.
   std::uint64_t id;        ///< the scheduler's number for it, from 1
   time_point arrived;      ///< when it was handed in
+  detail::bucket* bucket;  ///< null while it waits before the queue
+  submission* previous;    ///< before the queue, and in a packet that lost a waiter
+  submission* older;       ///< with `newer` the list of everything that waits in buckets, by arrival
+  submission* newer;
+  std::int64_t busy_before;  ///< nanoseconds that the device had been at work when it was handed in
+  /// Nanoseconds of `clock` after which it would be late; among those, after which it is dropped or has timed out.
+  std::int64_t latest_start;
+  detail::queue_links<submission> order;  ///< in its bucket, with `place`; beside `turn`, which is read with them
+  rank turn;
+  std::uint32_t place;
+  std::uint32_t expiry;  ///< its place among all that may be dropped or time out
+  std::int64_t weight;   ///< as `work_share` counts
+
+  // Also when its packet is complete.
   std::uint32_t sequence;  ///< packet it was committed in; 0 when it never was
   bool droppable;
   bool wanted;                    ///< by a target or a deadline
   bool overdue;                   ///< cannot be in time, and goes behind those that can
   bool expiring;                  ///< in the heap of what may be dropped or time out
-  detail::bucket* bucket;         ///< null while it waits before the queue
   detail::tenant_state* account;  ///< its tenant's
-  submission* previous;           ///< before the queue, and in a packet that lost a waiter
-  submission* older;              ///< with `newer` the list of everything that waits in buckets, by arrival
-  submission* newer;
-  detail::queue_links<submission> order;  ///< in its bucket, with `place`; beside `turn`, which is read with them
-  rank turn;
-  std::uint32_t place;
-  std::uint32_t expiry;  ///< its place among all that may be dropped or time out
-  /// Nanoseconds of `clock` after which it would be late; among those, after which it is dropped or has timed out.
-  std::int64_t latest_start;
-  double work_ns;            ///< predicted alone, with the packet's overhead; its share of its record once committed
-  double charged_ns;         ///< what its tenant was charged with
-  std::int64_t weight;       ///< as `work_share` counts
-  std::int64_t busy_before;  ///< nanoseconds that the device had been at work when it was handed in
+  double work_ns;     ///< predicted alone, with the packet's overhead; its share of its record once committed
+  double charged_ns;  ///< what its tenant was charged with
 
   // Written by both.
   submission* next = nullptr;
@@ -95,6 +97,7 @@ struct submission {
   std::uint32_t rows = 1;
   std::uint32_t followers = 0;     ///< of its chain, behind it
   std::uint32_t after;             ///< the scheduler's own: packet that it must come after, 0: none
+  std::uint32_t home = 0;          ///< the scheduler's own, of a chain: where it found its bucket when it was last here
   submission* follower = nullptr;  ///< the next of its chain, of the last the first; null: it is alone
   coalescing_key key{};
   op_cost cost{};
