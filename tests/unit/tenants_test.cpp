@@ -7,7 +7,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <type_traits>
 #include <vector>
@@ -306,6 +309,54 @@ TEST_CASE("rates that are wrong by a factor of ten are corrected, and the model 
     CHECK(one.measured.quantile(0.99) < 12'500);
   });
   CHECK(classes == 1);
+}
+
+TEST_CASE("what a packet teaches may be learned later, and the next completion learns it at the latest") {
+  house<> at_once;
+  house<> later;
+  const auto begin = [](house<>& h, std::chrono::nanoseconds now) {
+    h.submit(0, now, 1000, 5);
+    h.next(now);
+  };
+  begin(at_once, 0us);
+  begin(later, 0us);
+  at_once.s.complete(1, {}, at_once.at(10us));
+  later.s.complete_unlearnt(1, {}, later.at(10us));
+  const double first = at_once.s.latencies().error();
+  CHECK(first > 0);
+  CHECK(at_once.s.statistics().prediction_error == first);
+  CHECK(later.s.latencies().error() == 0);
+  begin(later, 10us);
+  later.s.complete_unlearnt(2, {}, later.at(15us));
+  CHECK(later.s.latencies().error() == first);
+  later.s.learn();
+  const double both = later.s.latencies().error();
+  CHECK(both != first);
+  CHECK(later.s.statistics().prediction_error == both);
+  later.s.learn();  // there is nothing more to learn
+  CHECK(later.s.latencies().error() == both);
+  begin(later, 20us);
+  later.s.complete_unlearnt(3, errc::device_lost, later.at(30us));  // teaches nothing
+  later.s.learn();
+  CHECK(later.s.latencies().error() == both);
+}
+
+TEST_CASE("counters of a rolling histogram are quarters of octaves") {
+  for (int quarter = 0; quarter < 120; ++quarter) {
+    CAPTURE(quarter);
+    const double from = 16 * std::exp2(quarter / 4.0);
+    const double to = 16 * std::exp2((quarter + 1) / 4.0);
+    for (const double ns : {from * 1.0001, to * 0.9999}) {
+      cohort::rolling_histogram histogram;
+      histogram.add(ns);
+      CHECK(histogram.quantile(0.5) == doctest::Approx(to));
+    }
+  }
+  cohort::rolling_histogram histogram;
+  for (const double odd : {0.0, -1.0, 16.0, std::numeric_limits<double>::quiet_NaN()}) histogram.add(odd);
+  CHECK(histogram.quantile(1) < 20);
+  histogram.add(std::numeric_limits<double>::infinity());
+  CHECK(histogram.quantile(1) > 3e12);
 }
 
 TEST_CASE("quantiles of a rolling histogram are within a counter of the truth, and the past fades") {

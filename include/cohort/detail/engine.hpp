@@ -202,15 +202,19 @@ public:
     if (scheduler_.expire(now)) moved = true;  // also while the device is busy or takes no packet
     finish_all(scheduler_.take_settled());
     const bool pause = pause_asked_.load(std::memory_order_acquire);  // acquire: pairs with request_pause
+    bool committed = false;
     if (!pause) {
       if (paused_.load(std::memory_order_relaxed)) set_paused(false);  // relaxed: only the owner writes it
-      moved |= commit(now, wave_.burst_is_over());
+      committed = commit(now, wave_.burst_is_over());
+      moved |= committed;
     } else if (scheduler_.packets_in_flight() == 0 && !paused_.load(std::memory_order_relaxed)) {  // relaxed: as above
       pause_result_ = device_->pause();
       set_paused(true);
       moved = true;
     }
     moved |= deliver();
+    // Not while those who were just told, and have submitted again, wait for their packet.
+    if (committed || local_.first == nullptr) scheduler_.learn();
     if (moved) looks_ = 0;
     return moved;
   }
@@ -385,7 +389,7 @@ private:
     for (std::size_t count = completions_.size(); count == completions_.size();) {
       count = device_->poll(completions_);
       for (std::size_t i = 0; i < count; ++i) {
-        finish_all(scheduler_.complete(completions_[i].sequence, completions_[i].result, now));
+        finish_all(scheduler_.complete_unlearnt(completions_[i].sequence, completions_[i].result, now));
       }
       any |= count > 0;
     }

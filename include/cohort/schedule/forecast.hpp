@@ -85,8 +85,9 @@ public:
     double predicted_ns = 0;
   };
 
-  /// A packet left the device, and teaches something if it was a `success`.
+  /// A packet left the device, and teaches something if it was a `success`: see `learn`.
   outcome completed(const flight& packet, bool success, time_point now) noexcept {
+    learn();
     moment_ = {};
     if (--in_flight_ == 0) busy_sum_ += (now - busy_since_).count();
     backlog_.completed(to_nanoseconds(packet.work_ns), now);
@@ -97,11 +98,21 @@ public:
         packet.work_ns + (led ? model_.lead() - static_cast<double>((began - packet.committed).count()) : 0);
     last_completion_ = std::max(now, last_completion_);
     if (success) {
-      estimate_.op = no_op_index;
-      model_.measured(packet.parts.data(), packet.part_count, packet.work_ns, led,
-                      static_cast<double>((now - (led ? std::min(packet.committed, now) : began)).count()));
+      lesson_.parts = packet.part_count;
+      std::copy_n(packet.parts.begin(), packet.part_count, lesson_.of_part.begin());
+      lesson_.predicted_ns = packet.work_ns;
+      lesson_.led = led;
+      lesson_.measured_ns = static_cast<double>((now - (led ? std::min(packet.committed, now) : began)).count());
     }
     return {.began = began, .measured = now - began, .predicted_ns = predicted};
+  }
+
+  /// The model learns from the packet that was complete last, unless it has. What comes between is predicted without.
+  void learn() noexcept {
+    if (lesson_.parts == 0) return;
+    estimate_.op = no_op_index;
+    model_.measured(lesson_.of_part.data(), lesson_.parts, lesson_.predicted_ns, lesson_.led, lesson_.measured_ns);
+    lesson_.parts = 0;
   }
 
   /// When the newest packet was complete. It is put back for one that never ran: others did not wait for it.
@@ -140,7 +151,17 @@ private:
     return std::max(backlog_.left(now) - lead(), std::chrono::nanoseconds{0});
   }
 
+  /// What a packet teaches; nothing when it has no parts.
+  struct lesson {
+    std::uint32_t parts = 0;
+    bool led = false;
+    double predicted_ns = 0;
+    double measured_ns = 0;
+    decltype(flight::parts) of_part{};
+  };
+
   latency_model model_;
+  lesson lesson_{};
   estimate estimate_{};
   moment moment_{};
   device_backlog backlog_;

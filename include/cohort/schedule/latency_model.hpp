@@ -51,9 +51,19 @@ private:
   static constexpr double least = 16;
   static constexpr double per_octave = 4;
 
+  /// Quarters of octaves above the least, by exponent and fraction: a logarithm would take as long as a submission.
   static std::size_t slot(double ns) noexcept {
     if (!(ns > least)) return 0;
-    return std::min(static_cast<std::size_t>(std::log2(ns / least) * per_octave), std::size_t{151});
+    constexpr auto bits_of = [](double x) { return std::bit_cast<std::uint64_t>(x); };
+    constexpr std::uint32_t fraction_bits = 52;
+    constexpr std::uint64_t one = bits_of(1);
+    const std::uint64_t above = bits_of(ns) - bits_of(least);  // an octave is a step of the exponent
+    const std::uint64_t fraction = one | (above & ((std::uint64_t{1} << fraction_bits) - 1));
+    std::size_t quarter = 0;
+    for (const double root : {1.1892071150027210667, 1.4142135623730950488, 1.6817928305074290861}) {
+      quarter += fraction >= bits_of(root) ? 1 : 0;
+    }
+    return std::min<std::size_t>(4 * (above >> fraction_bits) + quarter, 151);
   }
 
   std::array<detail::published<std::uint16_t>, 152> counts_{};

@@ -221,13 +221,15 @@ private:
   /// Numbers tiles and pieces anew: those of long tiles first, else in order of arrival. Lengths are sorted by
   /// counting; what is 16 octaves shorter than the longest is all the same. False: they were in this order.
   bool put_longest_first() noexcept {
-    constexpr std::uint32_t classes = 64;
+    constexpr std::uint32_t most_classes = 64;
+    const std::uint32_t classes = std::min<std::uint32_t>(longest_ - shortest_ + 1u, most_classes);
     const auto class_of = [&](std::uint32_t record) {
       return std::min<std::uint32_t>(longest_ - lengths_[record], classes - 1);
     };
-    std::array<std::uint32_t, classes> next{};  // counts, then where the next one of the class goes
+    std::array<std::uint32_t, most_classes> next;  // counts, then where the next one of the class goes
+    std::fill_n(next.begin(), classes, 0u);
     for (std::uint32_t record = 0; record < records_; ++record) ++next[class_of(record)];
-    std::exclusive_scan(next.begin(), next.end(), next.begin(), 0u);
+    std::exclusive_scan(next.begin(), next.begin() + classes, next.begin(), 0u);
     bool moved = false;
     for (std::uint32_t record = 0; record < records_; ++record) {
       const std::uint32_t position = next[class_of(record)]++;

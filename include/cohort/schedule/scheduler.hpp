@@ -241,6 +241,14 @@ public:
   /// A packet left the device: its members are done with `result`. Returns them linked by `next`, by record and within
   /// a record by urgency; null for a sequence number that is not in flight, and when all its members were given up.
   submission* complete(std::uint32_t sequence, const error_code& result, time_point now) noexcept {
+    submission* const members = complete_unlearnt(sequence, result, now);
+    learn();
+    return members;
+  }
+
+  /// As `complete`, but `learn` is left to the caller, or to the next completion: it takes as long as a submission, for
+  /// which there is a better time when members wait for `next`.
+  submission* complete_unlearnt(std::uint32_t sequence, const error_code& result, time_point now) noexcept {
     detail::flight* const found = flights_.find(sequence);
     if (found == nullptr) return nullptr;
     const auto [began, measured, predicted] = forecast_.completed(*found, !result.failed(), now);
@@ -252,7 +260,6 @@ public:
     const double share = found->records_ns > 0 ? measured_ns / found->records_ns : 0;
     const std::uint32_t missed = serve(members, share, measured_ns / found->count, result, now);
     statistics_.missed += missed;
-    statistics_.prediction_error = forecast_.model().error();
     if constexpr (requires(const packet_outcome& outcome) { policy_.completed(outcome); }) {
       policy_.completed(packet_outcome{found->count, missed, measured});
     }
@@ -276,6 +283,12 @@ public:
     flights_.remove(*found);
     if (found->orphans > 0) orphans_.count_complete(flights_);
     return members;
+  }
+
+  /// What complete packets teach of the device is learned, if it is not yet.
+  void learn() noexcept {
+    forecast_.learn();
+    statistics_.prediction_error = forecast_.model().error();
   }
 
   /// As `complete`, for a packet that the backend did not take. When it was the newest, the next packet has its number
