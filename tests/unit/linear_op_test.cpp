@@ -1,5 +1,5 @@
 // What must hold of the descriptor of ops::linear: checks that find every mistake, keys that let fuse what may fuse,
-// and plans that cover the product with tiles. The engines that run them: linear_test.cpp.
+// and plans that cover the product with tiles. The engines that run them: linear_host_test.cpp, linear_block_test.cpp.
 #include <cohort/ops/linear.hpp>
 
 #include <doctest/doctest.h>
