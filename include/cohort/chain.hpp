@@ -10,7 +10,6 @@
 
 #include <cstddef>
 #include <cstring>
-#include <utility>
 #include <vector>
 
 namespace cohort::inline COHORT_ABI {
@@ -38,7 +37,6 @@ public:
   template <class Op>
   chain& then(const Op& op) {
     static_assert(Ops::template contains<Op>, "this op is not in the chain's op_set: add it to the list");
-    linked_ = nullptr;
     link& one = links_.emplace_back();
     std::memcpy(one.op, &op, sizeof(Op));
     detail::describe<Ops>(one.node, *reinterpret_cast<const Op*>(one.op));
@@ -48,15 +46,11 @@ public:
 
   std::size_t size() const noexcept { return links_.size(); }
   bool empty() const noexcept { return links_.empty(); }
-  void reserve(std::size_t ops) {
-    linked_ = nullptr;
-    links_.reserve(ops);
-  }
+  void reserve(std::size_t ops) { links_.reserve(ops); }
 
   /// Takes all ops out.
   void clear() noexcept {
     links_.clear();
-    linked_ = nullptr;
     wrong_ = {};
   }
 
@@ -79,7 +73,7 @@ private:
     if (in_use_) return errc::chain_in_use;
     if (wrong_.failed() || links_.empty()) return wrong_;
     in_use_ = true;
-    if (linked_ != links_.data()) link_all();
+    if (!are_linked()) link_all();
     const link& described = links_.back();
     last.op = described.op;
     last.op_bytes = described.node.op_bytes;
@@ -100,18 +94,22 @@ private:
     in_use_ = false;
   }
 
-  /// Once for all submissions, and again for a copy.
+  /// Whether all that lie here now have been told of each other here: not when ops were appended, nor when they lie
+  /// elsewhere since, as those of a copy do.
+  bool are_linked() const noexcept {
+    const link& first = links_.front();
+    return first.node.op == first.op && first.node.followers + 1 == links_.size();
+  }
+
   void link_all() noexcept {
     for (std::size_t i = 0; i + 1 < links_.size(); ++i) {
       links_[i].node.op = links_[i].op;
       links_[i].node.follower = &links_[i + 1].node;
       links_[i].node.followers = static_cast<std::uint32_t>(links_.size() - 1 - i);
     }
-    linked_ = links_.data();
   }
 
   std::vector<link> links_;
-  const link* linked_ = nullptr;  // where the links lay when they were told of each other
   error_code wrong_{};
   bool in_use_ = false;
 };

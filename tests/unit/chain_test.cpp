@@ -232,10 +232,15 @@ TEST_CASE("a chain that failed begins anew, and so do its copies") {
     CHECK(buffers.is_right());
   }
   chain<kernels> second = *first;  // after its links were told of each other
-  first.reset();
+  first->clear();
+  request others(4);
+  for (std::size_t i = 0; i < 4; ++i) {  // where the links of the second were
+    first->then(step_op{.x = others.buffers[i].data(), .y = others.buffers[i + 1].data(), .count = width});
+  }
   buffers.reset(7);
   CHECK_FALSE(run(second, never).failed());
   CHECK(buffers.is_right());
+  first.reset();
   second.reserve(100);
   buffers.reset(8);
   CHECK_FALSE(run(second, never).failed());

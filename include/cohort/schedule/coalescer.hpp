@@ -26,10 +26,14 @@ inline void prefetch(const submission& one) noexcept {
   for (std::size_t at = 0; at < sizeof one; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(&one) + at, 1);
 }
 
-/// And what is touched besides when it leaves: its descriptor, its tenant's account, its neighbours.
-inline void prefetch_company(const submission& one) noexcept {
+inline void prefetch_descriptor(const submission& one) noexcept {
   __builtin_prefetch(one.op);
   __builtin_prefetch(static_cast<const char*>(one.op) + one.op_bytes - 1);
+}
+
+/// And what is touched besides when it leaves: its descriptor, its tenant's account, its neighbours.
+inline void prefetch_company(const submission& one) noexcept {
+  prefetch_descriptor(one);
   __builtin_prefetch(one.account, 1);
   __builtin_prefetch(reinterpret_cast<const char*>(one.account) + 64, 1);
   if (one.older != nullptr) __builtin_prefetch(&one.older->newer, 1);

@@ -864,8 +864,7 @@ private:
     submission& one = *before.follower;
     detail::take_turn(one, before);
     begin(one, now);
-    __builtin_prefetch(one.op);  // to be copied soon
-    __builtin_prefetch(static_cast<const char*>(one.op) + one.op_bytes - 1);
+    detail::prefetch_descriptor(one);  // to be copied soon
     one.after = after;
     one.account = before.account;
     one.wanted = before.wanted;
