@@ -102,11 +102,18 @@ void run(const block_engine& e, std::vector<ops::linear<T>> members) {
   CHECK(exchange.counters_are_zero());
 }
 
+/// Whether a product may get the tile shape: of 16-bit types one is for short K alone.
 template <class T>
-std::vector<block_engine> block_engines(block_engine::kind which) {
+bool has_variant(std::uint32_t variant, std::size_t n, std::size_t k) {
+  if (std::is_same_v<T, float> || variant != gemm::at_once_variant) return true;
+  return gemm::may_come_at_once(static_cast<std::uint32_t>(n), static_cast<std::uint32_t>(k));
+}
+
+template <class T>
+std::vector<block_engine> block_engines(block_engine::kind which, std::size_t n, std::size_t k) {
   std::vector<block_engine> all;
-  for (int variant = 0; variant < static_cast<int>(gemm::block_variants<T>); ++variant) {
-    all.push_back({.which = which, .variant = variant});
+  for (std::uint32_t variant = 0; variant < gemm::block_variants<T>; ++variant) {
+    if (has_variant<T>(variant, n, k)) all.push_back({.which = which, .variant = static_cast<int>(variant)});
   }
   return all;
 }
@@ -116,12 +123,13 @@ template <class T>
 constexpr block_engine::kind native_block =
     std::is_same_v<T, float> ? block_engine::kind::scalar : block_engine::kind::tensor;
 
-/// The block engines that current devices use for T.
+/// The block engines that current devices use for T, and a product of n features and depth k; by default one that may
+/// have them all.
 template <class T>
-std::vector<block_engine> native_engines() {
-  std::vector<block_engine> all = block_engines<T>(native_block<T>);
+std::vector<block_engine> native_engines(std::size_t n = 1, std::size_t k = 1) {
+  std::vector<block_engine> all = block_engines<T>(native_block<T>, n, k);
   if constexpr (!std::is_same_v<T, float>) {
-    for (const block_engine& e : block_engines<T>(block_engine::kind::warpgroup)) all.push_back(e);
+    for (const block_engine& e : block_engines<T>(block_engine::kind::warpgroup, n, k)) all.push_back(e);
   }
   return all;
 }
@@ -134,7 +142,7 @@ TEST_SUITE("linear on a block") {
                                 {33, 31, 17}, {65, 66, 33}, {64, 64, 128}, {3, 100, 129}, {100, 16, 2}};
     std::size_t turn = 0;
     for (const extent& size : table) {
-      for (const block_engine& e : native_engines<T>()) {
+      for (const block_engine& e : native_engines<T>(size.n, size.k)) {
         form f = all_forms[turn % std::size(all_forms)];
         if (turn % 4 == 3) f.shift = 1;
         weights<T> layer(size.n, size.k, f);
@@ -148,7 +156,7 @@ TEST_SUITE("linear on a block") {
   TEST_CASE_TEMPLATE("16-bit types without tensor cores give the product", T, fp16, bf16) {
     std::size_t turn = 0;
     for (const extent size : {extent{2, 3, 5}, extent{17, 33, 70}, extent{65, 40, 33}}) {
-      for (const block_engine& e : block_engines<T>(block_engine::kind::scalar)) {
+      for (const block_engine& e : block_engines<T>(block_engine::kind::scalar, size.n, size.k)) {
         weights<T> layer(size.n, size.k, all_forms[turn % std::size(all_forms)]);
         request<T> r(layer, size.rows, static_cast<std::uint32_t>(turn));
         expect_product(e, r);
@@ -158,7 +166,7 @@ TEST_SUITE("linear on a block") {
   }
 
   TEST_CASE_TEMPLATE("the pipeline wraps around its stages", T, float, bf16) {
-    for (const block_engine& e : native_engines<T>()) {
+    for (const block_engine& e : native_engines<T>(32, 584)) {
       weights<T> layer(32, 584, all_forms[3]);
       request<T> r(layer, 16, 5);
       expect_product(e, r);
@@ -195,7 +203,7 @@ TEST_SUITE("linear on a block") {
     constexpr std::size_t depths[] = {gemm::chained_depth + 74, gemm::chained_depth};
     for (const std::size_t k : some(depths)) {
       weights<T> layer(140, k, all_forms[3]);
-      for (block_engine e : native_engines<T>()) {
+      for (block_engine e : native_engines<T>(140, k)) {
         CAPTURE(describe(e));
         CAPTURE(k);
         std::vector<request<T>> apart, chained;
@@ -222,7 +230,7 @@ TEST_SUITE("linear on a block") {
   }
 
   TEST_CASE_TEMPLATE("all tiles, aligned or not, give the same bits", T, float, bf16) {
-    for (const extent size : {extent{18, 40, 72}, extent{9, 70, 42}}) {
+    for (const extent size : {extent{18, 40, 72}, extent{9, 70, 42}, extent{19, 70, 504}, extent{3, 35, 450}}) {
       form f = all_forms[3];
       weights<T> layer(size.n, size.k, f);
       request<T> first(layer, size.rows, 7);
@@ -230,7 +238,7 @@ TEST_SUITE("linear on a block") {
       for (const std::size_t shift : {0, 3}) {
         f.shift = shift;
         weights<T> shifted(size.n, size.k, f);
-        for (const block_engine& e : native_engines<T>()) {
+        for (const block_engine& e : native_engines<T>(size.n, size.k)) {
           CAPTURE(shift);
           CAPTURE(describe(e));
           request<T> again(shifted, size.rows, 7);
@@ -247,10 +255,10 @@ TEST_SUITE("linear on a block") {
     for (const extent& size : some(table)) {
       weights<T> layer(size.n, size.k, all_forms[3]);
       request<T> first(layer, size.rows, 7);
-      run(block_engine{.which = native_block<T>, .variant = 1}, std::vector{first.op()});
+      run(block_engine{.which = native_block<T>, .variant = gemm::first_shared_variant<T>}, std::vector{first.op()});
       CHECK(first.error() < tolerance<T>);
-      for (block_engine e : native_engines<T>()) {
-        const bool may_share = e.variant >= static_cast<int>(gemm::first_shared_variant) &&
+      for (block_engine e : native_engines<T>(size.n, size.k)) {
+        const bool may_share = e.variant >= static_cast<int>(gemm::first_shared_variant<T>) &&
                                e.variant < static_cast<int>(gemm::shared_variants_end<T>);
         for (const int way : {0, 1, 2}) {
           e.shared = way != 0;
@@ -285,7 +293,7 @@ TEST_SUITE("linear on a block") {
     for (auto& r : alone) run(block_engine{.which = native_block<T>, .variant = 0}, std::vector{in_place(r)});
     std::vector<ops::linear<T>> members;
     for (auto& r : together) members.push_back(in_place(r));
-    run(block_engine{.which = native_block<T>, .variant = 1, .shared = true}, members);
+    run(block_engine{.which = native_block<T>, .variant = gemm::first_shared_variant<T>, .shared = true}, members);
     for (std::size_t i = 0; i < alone.size(); ++i) CHECK(together[i].same_bits(alone[i]));
   }
 
@@ -303,9 +311,9 @@ TEST_SUITE("linear on a block") {
       request<T> again(layer, 6, 7);
       std::vector<ops::linear<T>> members{again.op()};
       ops::linear<T>::plan(members, {.workers = 64, .host = false});
-      members[0].variant = gemm::first_shared_variant;
+      members[0].variant = gemm::first_shared_variant<T>;
       members[0].parts = static_cast<std::uint8_t>(parts);
-      const std::uint32_t tiles = gemm::block_tiles<T>(6, 40, gemm::first_shared_variant) * parts;
+      const std::uint32_t tiles = gemm::block_tiles<T>(6, 40, gemm::first_shared_variant<T>) * parts;
       std::vector<std::thread> together;
       for (std::uint32_t i = 0; i < parts; ++i) {
         together.emplace_back([&, i] {

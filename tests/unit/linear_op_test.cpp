@@ -44,7 +44,7 @@ TEST_SUITE("linear op") {
             std::max<std::uint64_t>(workers, gemm::tiles_of(rows, n, gemm::block_tile<T>(chosen.variant))));
       return std::pair<int, int>(chosen.variant, chosen.parts);
     };
-    CHECK(choice(bf16{}, 64, 4096, 4096, 527) == std::pair(2, 4));
+    CHECK(choice(bf16{}, 64, 4096, 4096, 527) == std::pair(3, 4));
     CHECK(choice(float{}, 128, 256, 1152, 527) == std::pair(3, 4));
     CHECK(choice(float{}, 128, 256, 1152, 4) == std::pair(5, 1));
     CHECK(choice(float{}, 256, 256, 256, 527) == std::pair(2, 1));
@@ -52,12 +52,14 @@ TEST_SUITE("linear op") {
     CHECK(choice(float{}, 1, 1024, 1024, 527) == std::pair(0, 1));
     CHECK(choice(float{}, 1, 1024, 1024, 4) == std::pair(0, 1));
     CHECK(choice(bf16{}, 128, 256, 1152, 527) == std::pair(0, 1));
-    CHECK(choice(bf16{}, 128, 256, 1152, 4) == std::pair(3, 1));
+    CHECK(choice(bf16{}, 128, 256, 1152, 4) == std::pair(4, 1));
     CHECK(choice(bf16{}, 128, 256, 512, 200).second == 1);
-    CHECK(choice(bf16{}, 1, 16384, 4096, 527) == std::pair(1, 1));
+    CHECK(choice(bf16{}, 1, 16384, 4096, 527) == std::pair(2, 1));
+    CHECK(choice(bf16{}, 1, 16384, 512, 1100) == std::pair(1, 1));
     CHECK(choice(bf16{}, 1, 512, 512, 527) == std::pair(0, 1));
     CHECK(choice(bf16{}, 256, 256, 256, 527) == std::pair(1, 1));
-    CHECK(choice(bf16{}, 4096, 4096, 4096, 527) == std::pair(3, 1));
+    CHECK(choice(bf16{}, 256, 256, 256, 200) == std::pair(2, 1));
+    CHECK(choice(bf16{}, 4096, 4096, 4096, 527) == std::pair(4, 1));
   }
 
   TEST_CASE("plan says whether the tiles of a product will meet, on a device alone") {
@@ -96,13 +98,15 @@ TEST_SUITE("linear op") {
   }
 
   TEST_CASE("plan takes larger tiles for larger packets, and cuts host work for all workers") {
-    const auto variant = [](std::uint64_t rows, std::uint32_t n) {
-      return static_cast<int>(gemm::choose_walking_block<bf16>(rows, n, 528));
+    const auto variant = [](std::uint64_t rows, std::uint32_t n, std::uint32_t k) {
+      return static_cast<int>(gemm::choose_walking_block<bf16>(rows, n, k, 528));
     };
-    CHECK(variant(1, 512) == 1);
-    CHECK(variant(32, 384) == 1);
-    CHECK(variant(64, 8192) == 2);
-    CHECK(variant(4096, 4096) == 3);
+    CHECK(variant(1, 512, 511) == 1);  // all of K at once
+    CHECK(variant(1, 512, 512) == 2);  // is cut
+    CHECK(variant(32, 384, 384) == 1);
+    CHECK(variant(32, 384, 1024) == 2);
+    CHECK(variant(64, 8192, 256) == 3);
+    CHECK(variant(4096, 4096, 256) == 4);
     CHECK(gemm::choose_host_columns(64, 4096, 1024, 2) == gemm::host_columns);
     CHECK(gemm::choose_host_columns(64, 1024, 1024, 8) == 32);
     CHECK(gemm::choose_host_columns(1, 16, 16, 8) == gemm::host_columns);  // not worth dividing

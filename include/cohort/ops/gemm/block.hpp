@@ -4,6 +4,7 @@
 
 #include <cohort/config.hpp>
 #include <cohort/op.hpp>
+#include <cohort/ops/gemm/block_at_once.hpp>
 #include <cohort/ops/gemm/block_by_segment.hpp>
 #include <cohort/ops/gemm/block_ffma.hpp>
 #include <cohort/ops/gemm/block_tensor.hpp>
@@ -28,7 +29,7 @@ struct tile_extent {
 
 /// How many tile shapes an element type has.
 template <class T>
-inline constexpr std::uint32_t block_variants = std::is_same_v<T, float> ? 6 : 4;
+inline constexpr std::uint32_t block_variants = std::is_same_v<T, float> ? 6 : 5;
 
 /// The tile shapes of an element type, small to large. Small tiles spread a small packet over the device, large ones
 /// read each weight fewer times.
@@ -45,7 +46,13 @@ constexpr tile_extent block_tile(std::uint32_t variant) {
       default: return {64, 64};
     }
   } else {
-    return variant == 0 ? tile_extent{16, 16} : tile_extent{8u << variant, 64};
+    switch (variant) {
+      case 0: return {16, 16};
+      case 1: return {16, 32};
+      case 2: return {16, 64};
+      case 3: return {32, 64};
+      default: return {64, 64};
+    }
   }
 }
 
@@ -62,6 +69,13 @@ std::uint64_t block_tiles(std::uint64_t rows, std::uint32_t columns, std::uint32
          ((std::uint64_t{columns} + tile.columns - 1) >> std::countr_zero(tile.columns));
 }
 
+/// Of 16-bit types, the tile whose K comes at once. The one before it is cut into segments: a product may have one of
+/// the two.
+inline constexpr std::uint8_t at_once_variant = 1;
+constexpr bool may_come_at_once(std::uint32_t columns, std::uint32_t depth) {
+  return depth <= at_once_depth && !is_cut(columns, depth);
+}
+
 /// Whether a tile has all rows of a product, and the next larger one has more.
 template <class T>
 constexpr bool holds_all_rows(std::uint32_t variant, std::uint64_t rows) {
@@ -73,10 +87,12 @@ constexpr bool holds_all_rows(std::uint32_t variant, std::uint64_t rows) {
 /// any. As measured on one device, small tiles win until about there. Rows that a tile has and the product has not are
 /// lost work: no tile is chosen where a smaller one holds all.
 template <class T>
-std::uint8_t choose_walking_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t workers) {
+std::uint8_t choose_walking_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth,
+                                  std::uint32_t workers) {
   constexpr std::uint8_t last = block_variants<T> - 1;
   const auto tiles = [&](std::uint8_t variant) { return block_tiles<T>(rows, columns, variant); };
-  for (std::uint8_t variant = 1; variant < last; ++variant) {
+  for (std::uint8_t variant = may_come_at_once(columns, depth) ? at_once_variant : at_once_variant + 1; variant < last;
+       ++variant) {
     if (holds_all_rows<T>(variant, rows) || tiles(variant) <= workers / 2) return variant;
   }
   return tiles(last) < workers / 2 ? last - 1 : last;
@@ -89,8 +105,9 @@ struct block_choice {
 };
 
 /// Tile shapes that several blocks may share, by segments of K: those between the smallest, whose segments meet within
-/// a block, and the largest, whose sums do not fit the memory of a part.
-inline constexpr std::uint8_t first_shared_variant = 1;
+/// a block or whose K is not cut, and the largest, whose sums do not fit the memory of a part.
+template <class T>
+inline constexpr std::uint8_t first_shared_variant = std::is_same_v<T, float> ? 1 : at_once_variant + 1;
 template <class T>
 inline constexpr std::uint8_t shared_variants_end = block_variants<T> - 1;
 
@@ -101,17 +118,17 @@ inline constexpr std::uint8_t shared_variants_end = block_variants<T> - 1;
 template <class T>
 block_choice choose_tensor_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth,
                                  std::uint32_t workers) {
-  if (!is_cut(columns, depth)) return {choose_walking_block<T>(rows, columns, workers), 1};
+  if (!is_cut(columns, depth)) return {choose_walking_block<T>(rows, columns, depth, workers), 1};
   if (block_tiles<T>(rows, columns, 0) <= workers / 2) return {};
   const std::uint32_t segments = depth >= 768 ? segments_of(columns, depth) : 1;  // mostly no division
   const std::uint32_t places = depth >= 2048 ? workers : workers / 2;
   for (std::uint8_t variant = 0; segments > 1 && variant < shared_variants_end<T>; ++variant) {
-    if (variant >= first_shared_variant && block_tiles<T>(rows, columns, variant) * segments <= places) {
+    if (variant >= first_shared_variant<T> && block_tiles<T>(rows, columns, variant) * segments <= places) {
       return {variant, static_cast<std::uint8_t>(segments)};
     }
     if (holds_all_rows<T>(variant, rows)) break;
   }
-  return {choose_walking_block<T>(rows, columns, workers), 1};
+  return {choose_walking_block<T>(rows, columns, depth, workers), 1};
 }
 
 /// Of products by multiply-adds. What bounds them is what shared memory delivers, the same for all blocks of an SM, and
@@ -144,7 +161,8 @@ inline block_choice choose_ffma_block(std::uint64_t rows, std::uint32_t columns,
       best = {variant, 1};
       least = alone;
     }
-    const bool may_share = segments > 1 && variant >= first_shared_variant && variant < shared_variants_end<float>;
+    const bool may_share =
+        segments > 1 && variant >= first_shared_variant<float> && variant < shared_variants_end<float>;
     if (may_share && tiles * parts <= 4) {
       const float shared = (rounds(tiles * parts) * pace.reads + pace.steps) * deep / parts + ffma_meeting;
       if (shared < least) {
@@ -187,9 +205,11 @@ constexpr auto select_engine() {
   } else if constexpr (Units != arithmetic::scalar) {
     if constexpr (Variant == 0)
       return tensor_by_segment<3>{};
-    else if constexpr (Variant == 1)
-      return tensor_tile<16, 4, Units>{};
+    else if constexpr (Variant == at_once_variant)
+      return tensor_at_once{};
     else if constexpr (Variant == 2)
+      return tensor_tile<16, 4, Units>{};
+    else if constexpr (Variant == 3)
       return tensor_tile<32, 4, Units>{};
     else
       return tensor_tile<64, 3, Units>{};
@@ -198,8 +218,10 @@ constexpr auto select_engine() {
     if constexpr (Variant == 0)
       return ffma_by_segment<16, 2>{};
     else if constexpr (Variant == 1)
-      return ffma_tile<2, 4, 32, 4>{};
+      return ffma_tile<2, 2, 64, 3>{};
     else if constexpr (Variant == 2)
+      return ffma_tile<2, 4, 32, 4>{};
+    else if constexpr (Variant == 3)
       return ffma_tile<4, 4, 32, 3>{};
     else
       return ffma_tile<8, 4, 32, 2>{};
@@ -226,6 +248,11 @@ void run_block_variant(const Context& context, const tile_work* works, std::uint
     if constexpr (Variant == 0) {
       static_assert(by_segment_bytes<engine, T> <= block_scratch_bytes);
       run_by_segment<engine, Op>(own, works, count);
+#if COHORT_GEMM_HAS_MMA
+    } else if constexpr (std::is_same_v<engine, tensor_at_once>) {
+      static_assert(at_once_bytes<T> <= block_scratch_bytes);
+      run_at_once<Op>(own, works, count);
+#endif
     } else if (is_cut(*static_cast<const Op*>(works->members))) {
       static_assert(pipeline_bytes<engine, T> <= block_scratch_bytes);
       run_pipeline<engine, Op, true>(own, works, count);
@@ -267,14 +294,12 @@ void run_block(const Context& context, const tile_work* works, std::uint32_t cou
       run_block_variant<Op, 1, Units>(context, some, end - begin);
     } else if (variant == 2) {
       run_block_variant<Op, 2, Units>(context, some, end - begin);
-    } else if (block_variants<typename Op::value_type> == 4 || variant == 3) {
+    } else if (variant == 3) {
       run_block_variant<Op, 3, Units>(context, some, end - begin);
+    } else if (block_variants<typename Op::value_type> == 5 || variant == 4) {
+      run_block_variant<Op, 4, Units>(context, some, end - begin);
     } else if constexpr (block_variants<typename Op::value_type> == 6) {
-      if (variant == 4) {
-        run_block_variant<Op, 4, Units>(context, some, end - begin);
-      } else {
-        run_block_variant<Op, 5, Units>(context, some, end - begin);
-      }
+      run_block_variant<Op, 5, Units>(context, some, end - begin);
     }
     begin = end;
   }

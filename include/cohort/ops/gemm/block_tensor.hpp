@@ -49,6 +49,86 @@ void multiply_slice(const Group& group, const std::byte* w, const std::byte* x, 
   }
 }
 
+/// Weight rows are permuted within 16, so that a lane ends with four neighbouring features: see `store_fragments`.
+COHORT_HD
+constexpr std::uint32_t feature_of_row(std::uint32_t row) { return row % 8 / 2 * 4 + row / 8 * 2 + row % 2; }
+
+/// Adds what a residual has for the sums of this lane: read as they are stored, and transposed back.
+template <class Group, class T, std::uint32_t Fragments>
+COHORT_HD
+void add_residuals(const Group& group, std::uint32_t feature, std::uint32_t width, const tile_row<T>* table,
+                   float (&sum)[Fragments][4]) {
+  const std::uint32_t lane = group.rank();
+  COHORT_GEMM_UNROLLED
+  for (std::uint32_t j = 0; j < Fragments; ++j) {
+    const T* const from = table[j * 8 + lane / 4].residual;
+    std::uint32_t pairs[2] = {};
+    if (from != nullptr) {
+      if (width == 4 && aligned_8(from)) {
+        load_8(from + feature, pairs);
+      } else {
+        T values[4] = {};
+        copy_few(values, from + feature, width);
+        load_pairs(values, pairs);
+      }
+    }
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t half = 0; half < 2; ++half) {
+      const std::uint32_t pair = transpose_pairs(group, pairs[half]);
+      sum[j][half * 2] = add(sum[j][half * 2], half_of<T>(pair, false));
+      sum[j][half * 2 + 1] = add(sum[j][half * 2 + 1], half_of<T>(pair, true));
+    }
+  }
+}
+
+/// y = act(sums + bias) + residual for a warp's 16 features from `first` on and the 8 Fragments rows at `table`,
+/// straight from registers. A lane has sums of two features for pairs of rows; transposed, it has four neighbouring
+/// features of one row.
+template <class Group, class T, std::uint32_t Fragments>
+COHORT_HD
+void store_fragments(const Group& group, const layer_view<T>& layer, std::uint32_t first, const tile_row<T>* table,
+                     float (&sum)[Fragments][4]) {
+  const std::uint32_t lane = group.rank();
+  const float bias[2] = {bias_of(layer, first + feature_of_row(lane / 4)),
+                         bias_of(layer, first + feature_of_row(lane / 4 + 8))};
+  COHORT_GEMM_UNROLLED
+  for (std::uint32_t j = 0; j < Fragments; ++j) {
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t e = 0; e < 4; ++e) sum[j][e] = add(sum[j][e], bias[e / 2]);
+  }
+  activate(layer.act, sum);
+  const std::uint32_t feature = first + lane % 4 * 4;
+  const std::uint32_t width = feature < layer.n ? (layer.n - feature < 4 ? layer.n - feature : 4) : 0;
+  if (table[0].residual != nullptr) add_residuals(group, feature, width, table, sum);  // all rows have one, or none
+  // Everything of one kind before the next: what these instructions take overlaps then.
+  std::uint32_t pairs[Fragments][2];
+  T* to[Fragments];
+  bool whole = width == 4;
+  COHORT_GEMM_UNROLLED
+  for (std::uint32_t j = 0; j < Fragments; ++j) {
+    to[j] = table[j * 8 + lane / 4].y;
+    whole = whole && aligned_8(to[j]);
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t half = 0; half < 2; ++half) {
+      pairs[j][half] = transpose_pairs(group, pack_pair<T>(sum[j][half * 2], sum[j][half * 2 + 1]));
+    }
+  }
+  if (whole) {
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t j = 0; j < Fragments; ++j) {
+      if (to[j] != nullptr) store_8(to[j] + feature, pairs[j]);
+    }
+  } else {
+    COHORT_GEMM_UNROLLED
+    for (std::uint32_t j = 0; j < Fragments; ++j) {
+      if (to[j] == nullptr) continue;
+      T values[4];
+      store_pairs(pairs[j], values);
+      copy_few(to[j] + feature, values, width);
+    }
+  }
+}
+
 /// Tiles of Rows (of x) x 64 (features) in slices of 64 k-values: rows of 128 bytes, those of the weights first. A warp
 /// computes 16 features times all rows.
 ///
@@ -73,9 +153,8 @@ struct tensor_tile {
   COHORT_HD
   static constexpr std::uint32_t place(std::uint32_t row, std::uint32_t piece) { return swizzled_place(row, piece); }
 
-  /// Weight rows are permuted within 16, so that a lane ends with four neighbouring features: see `store`.
   COHORT_HD
-  static constexpr std::uint32_t feature_of(std::uint32_t row) { return row % 8 / 2 * 4 + row / 8 * 2 + row % 2; }
+  static constexpr std::uint32_t feature_of(std::uint32_t row) { return feature_of_row(row); }
 
   COHORT_HD
   static void arrived() {
@@ -99,82 +178,12 @@ struct tensor_tile {
     }
   }
 
-  /// y = act(sums + bias) + residual for the 16 features of this warp, straight from registers. A lane has sums of two
-  /// features for pairs of rows; transposed, it has four neighbouring features of one row.
+  /// y of the 16 features of this warp.
   template <class Context, class T>
   COHORT_HD
   static void store(const Context& context, const layer_view<T>& layer, std::uint32_t tile_feature,
                     const tile_row<T>* table, sums& sum) {
-    const auto group = context.group();
-    const std::uint32_t lane = group.rank();
-    const std::uint32_t first = tile_feature + context.group_index() * 16;
-    const float bias[2] = {bias_of(layer, first + feature_of(lane / 4)),
-                           bias_of(layer, first + feature_of(lane / 4 + 8))};
-    COHORT_GEMM_UNROLLED
-    for (std::uint32_t j = 0; j < fragments; ++j) {
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t e = 0; e < 4; ++e) sum[j][e] = add(sum[j][e], bias[e / 2]);
-    }
-    activate(layer.act, sum);
-    const std::uint32_t feature = first + lane % 4 * 4;
-    const std::uint32_t width = feature < layer.n ? (layer.n - feature < 4 ? layer.n - feature : 4) : 0;
-    if (table[0].residual != nullptr) add_residuals(group, feature, width, table, sum);  // all rows have one, or none
-    // Everything of one kind before the next: what these instructions take overlaps then.
-    std::uint32_t pairs[fragments][2];
-    T* to[fragments];
-    bool whole = width == 4;
-    COHORT_GEMM_UNROLLED
-    for (std::uint32_t j = 0; j < fragments; ++j) {
-      to[j] = table[j * 8 + lane / 4].y;
-      whole = whole && aligned_8(to[j]);
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t half = 0; half < 2; ++half) {
-        pairs[j][half] = transpose_pairs(group, pack_pair<T>(sum[j][half * 2], sum[j][half * 2 + 1]));
-      }
-    }
-    if (whole) {
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t j = 0; j < fragments; ++j) {
-        if (to[j] != nullptr) store_8(to[j] + feature, pairs[j]);
-      }
-    } else {
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t j = 0; j < fragments; ++j) {
-        if (to[j] == nullptr) continue;
-        T values[4];
-        store_pairs(pairs[j], values);
-        copy_few(to[j] + feature, values, width);
-      }
-    }
-  }
-
-private:
-  /// Adds what a residual has for the sums of this lane: read as they are stored, and transposed back.
-  template <class Group, class T>
-  COHORT_HD
-  static void add_residuals(const Group& group, std::uint32_t feature, std::uint32_t width, const tile_row<T>* table,
-                            sums& sum) {
-    const std::uint32_t lane = group.rank();
-    COHORT_GEMM_UNROLLED
-    for (std::uint32_t j = 0; j < fragments; ++j) {
-      const T* const from = table[j * 8 + lane / 4].residual;
-      std::uint32_t pairs[2] = {};
-      if (from != nullptr) {
-        if (width == 4 && aligned_8(from)) {
-          load_8(from + feature, pairs);
-        } else {
-          T values[4] = {};
-          copy_few(values, from + feature, width);
-          load_pairs(values, pairs);
-        }
-      }
-      COHORT_GEMM_UNROLLED
-      for (std::uint32_t half = 0; half < 2; ++half) {
-        const std::uint32_t pair = transpose_pairs(group, pairs[half]);
-        sum[j][half * 2] = add(sum[j][half * 2], half_of<T>(pair, false));
-        sum[j][half * 2 + 1] = add(sum[j][half * 2 + 1], half_of<T>(pair, true));
-      }
-    }
+    store_fragments(context.group(), layer, tile_feature + context.group_index() * 16, table, sum);
   }
 };
 

@@ -63,7 +63,7 @@ class feeder {
   static constexpr std::uint32_t rows_at_once = block_threads / pieces;
   static constexpr bool all_threads_have_rows = Engine::rows % rows_at_once == 0;
   static constexpr std::uint32_t rows_each = all_threads_have_rows ? Engine::rows / rows_at_once : 1;
-  static_assert(Engine::columns % rows_at_once == 0 && Engine::stages * Engine::slice <= chained_depth);
+  static_assert(Engine::columns % rows_at_once == 0);
   static_assert(all_threads_have_rows || Engine::rows < rows_at_once);
 
 public:
@@ -194,6 +194,7 @@ COHORT_HD
 void run_pipeline(const Context& context, const tile_work* works, std::uint32_t count) {
   using T = typename Op::value_type;
   constexpr std::uint32_t stages = Engine::stages;
+  static_assert(stages * Engine::slice <= chained_depth);
   std::byte* const scratch = context.scratch();
   auto* const tables = reinterpret_cast<tile_row<T>*>(scratch + stages * Engine::stage_bytes);
   auto* const owner = reinterpret_cast<std::uint32_t*>(tables + 2 * Engine::rows);
