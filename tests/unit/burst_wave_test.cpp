@@ -30,8 +30,16 @@ TEST_CASE("a burst leaves in parts when the one before was long, and its packets
   wave.learn(100, 100, 400);            // four tiles each: 32 are a tile for every fourth worker
   CHECK(asked(wave, 100) == places{});  // the next burst is the first that is known to be so long
   CHECK_FALSE(wave.burst_is_over());
-  CHECK(asked(wave, 100) == places{32, 48, 64});
+  CHECK(asked(wave, 100) == places{32, 56});
   CHECK(wave.burst_is_over());
+}
+
+TEST_CASE("what leaves behind the first part is larger than a first part may be") {
+  burst_wave wave({.workers = 512, .host = false});
+  wave.learn(118, 118, 1888);  // eight are a tile for every fourth worker, and too few for a packet
+  asked(wave, 118);
+  wave.burst_is_over();
+  CHECK(asked(wave, 118) == places{16, 40, 64, 88});
 }
 
 TEST_CASE("what is left behind is worth a packet") {

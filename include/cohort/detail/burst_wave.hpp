@@ -26,10 +26,10 @@ public:
   explicit burst_wave(const machine_shape& shape) noexcept : workers_(shape.host ? 0 : shape.workers) {}
 
   /// One more submission of the burst is there. True when the policy is to be asked: with the first wave, and with each
-  /// half of one after it.
+  /// half of one after it, if that is worth a packet.
   bool is_wave_with_one_more() noexcept {
     if (++burst_ < next_) return false;
-    wait_for(next_ + std::max(least, size_ / 2));
+    wait_for(next_ + std::max(least_behind, size_ / 2));
     in_parts_ = true;
     return true;
   }
@@ -62,6 +62,8 @@ private:
 
   static constexpr std::size_t never = std::numeric_limits<std::size_t>::max() / 4;
   static constexpr std::size_t least = 16;  // fewer submissions than that are not worth a packet's cost
+  // The first packet finds the device idle. Those behind it come faster than the relay takes them if they are as small.
+  static constexpr std::size_t least_behind = 24;
 
   std::size_t workers_;
   std::size_t size_ = never;
