@@ -58,7 +58,9 @@ TEST_SUITE("linear op") {
     CHECK(choice(bf16{}, 1, 16384, 512, 1100) == std::pair(1, 1));
     CHECK(choice(bf16{}, 1, 512, 512, 527) == std::pair(0, 1));
     CHECK(choice(bf16{}, 256, 256, 256, 527) == std::pair(1, 1));
-    CHECK(choice(bf16{}, 256, 256, 256, 200) == std::pair(2, 1));
+    CHECK(choice(bf16{}, 256, 256, 256, 256) == std::pair(1, 1));
+    CHECK(choice(bf16{}, 256, 256, 256, 255) == std::pair(3, 1));
+    CHECK(choice(bf16{}, 16, 12800, 256, 527) == std::pair(2, 1));
     CHECK(choice(bf16{}, 4096, 4096, 4096, 527) == std::pair(4, 1));
   }
 

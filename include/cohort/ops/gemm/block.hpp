@@ -82,18 +82,19 @@ constexpr bool holds_all_rows(std::uint32_t variant, std::uint64_t rows) {
   return rows <= block_tile<T>(variant).rows && block_tile<T>(variant + 1).rows > block_tile<T>(variant).rows;
 }
 
-/// Of a product whose tiles walk through K alone, on tensor cores. The smallest tile of which there are at most two per
-/// SM (half of the workers: four blocks share an SM), else the largest, unless it leaves half of the workers without
-/// any. As measured on one device, small tiles win until about there. Rows that a tile has and the product has not are
-/// lost work: no tile is chosen where a smaller one holds all.
+/// Of a product whose tiles walk through K alone, on tensor cores: the smallest tile of which there is at most one per
+/// SM (a quarter of the workers: four blocks share an SM), or two of the smallest of all, whose K comes at once. Else
+/// the largest, unless it leaves half of the workers without any. As measured on one device, small tiles win until
+/// about there. Rows that a tile has and the product has not are lost work: no tile is chosen where a smaller one holds
+/// all.
 template <class T>
 std::uint8_t choose_walking_block(std::uint64_t rows, std::uint32_t columns, std::uint32_t depth,
                                   std::uint32_t workers) {
   constexpr std::uint8_t last = block_variants<T> - 1;
   const auto tiles = [&](std::uint8_t variant) { return block_tiles<T>(rows, columns, variant); };
-  for (std::uint8_t variant = may_come_at_once(columns, depth) ? at_once_variant : at_once_variant + 1; variant < last;
-       ++variant) {
-    if (holds_all_rows<T>(variant, rows) || tiles(variant) <= workers / 2) return variant;
+  if (may_come_at_once(columns, depth) && tiles(at_once_variant) <= workers / 2) return at_once_variant;
+  for (std::uint8_t variant = at_once_variant + 1; variant < last; ++variant) {
+    if (holds_all_rows<T>(variant, rows) || tiles(variant) <= workers / 4) return variant;
   }
   return tiles(last) < workers / 2 ? last - 1 : last;
 }
