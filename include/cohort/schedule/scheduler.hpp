@@ -836,7 +836,7 @@ private:
 
   /// Packets that are formed of others before what follows the newest has its turn: its blocks would wait on the
   /// device.
-  static constexpr std::int32_t held_for = 4;
+  static constexpr std::int32_t held_for = 3;
 
   /// A packet holds one of a chain.
   [[gnu::noinline]] void link(detail::flight& packet, const submission& one) noexcept {
