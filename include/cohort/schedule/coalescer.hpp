@@ -236,16 +236,20 @@ public:
     ++left_;
   }
 
-  /// As `remove`, of the only member of the front bucket, while few are pending.
+  /// As `remove`, of the first member of the front bucket, while few are pending.
   void remove_alone(submission& one) noexcept {
     bucket& home = *one.bucket;
     arrivals_.erase(one);
     one.bucket = nullptr;
+    --size_;
+    ++left_;
+    if (home.members.size() > 1) {
+      home.members.erase(one);
+      return rerank(home);
+    }
     home.members.erase_last(one);
     queue_.erase_front(home);
     home.queued = false;
-    --size_;
-    ++left_;
     if (home.fusable && !home.idle) put_idle(home);
   }
 

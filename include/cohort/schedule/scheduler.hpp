@@ -442,11 +442,11 @@ private:
     const detail::bucket* served = nullptr;
     while (detail::bucket* const turn = queue_.front()) {
       outcome last = outcome::placed;
-      if (!plain || turn->members.size() != 1 ||
-          !place_alone(*turn->members.front(), packet, begins, busy_until_now, now)) {
+      const bool fuses = turn->fusable && turn->members.size() != 1;
+      if (!plain || fuses || !place_alone(*turn->members.front(), packet, begins, busy_until_now, now)) {
         last = place(*turn, packet, budget - packet.count, begins, now);
-        if (last == outcome::placed) served = turn;
       }
+      if (last == outcome::placed) served = turn;
       // One with links of chains gains as long as it leaves any worker idle: what follows waits for its slowest tile
       // and not for the sum of them.
       const bool filled = packet.work_ns >= max_work_ns &&
@@ -459,9 +459,10 @@ private:
     }
   }
 
-  /// Makes a record of the only member of the front bucket, as `place` would: where keys differ that is what most are.
-  /// False, and nothing has changed, when it is not that simple: it may have to go elsewhere, there is no room, or
-  /// thousands are pending. Nobody looks for stragglers, and no tenant has a cap.
+  /// Makes a record of the first member of the front bucket, as `place` would, where it is the only one or none of them
+  /// fuse: where keys differ that is what most are. False, and nothing has changed, when it is not that simple: it may
+  /// have to go elsewhere, there is no room, or thousands are pending. Nobody looks for stragglers, and no tenant has a
+  /// cap.
   bool place_alone(submission& one, detail::flight& packet, std::int64_t begins, std::int64_t busy_until_now,
                    time_point now) noexcept {
     const std::int64_t starts = begins + static_cast<std::int64_t>(packet.work_ns - forecast_.model().overhead());
