@@ -16,6 +16,8 @@ struct options {
   std::string type;            ///< "fp32", "bf16", or empty: both
   std::string problem;         ///< one problem, or row, by its name; empty: all
   std::string trace;           ///< where a Chrome trace of a short piece goes, of `slo`; empty: nowhere
+  std::string law;             ///< of `slo`'s arrivals, by its name in `measured_laws`; empty: Poisson
+  std::string replay;          ///< a CSV of `slo`'s arrivals (seconds,tenant,model); empty: they are generated
   unsigned seconds = 0;        ///< how long it runs, where that can be chosen; 0: as long as it is meant to
   unsigned guard_seconds = 0;  ///< the process ends after so long, whatever it does; 0: 180 with --quick, else 1200
   bool skip_peers = false;     ///< for profilers: time our arm alone

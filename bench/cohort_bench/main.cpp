@@ -32,7 +32,9 @@ void usage(std::FILE* to) {
       to,
       "usage: cohort_bench COMMAND [--quick] [--json FILE] [--backend host|cuda] [--type fp32|bf16]\n"
       "                    [--problem NAME] [--trace FILE] [--skip-peers] [--seconds N] [--guard SECONDS]\n"
+      "       cohort_bench slo [--law poisson|gamma|log_normal_1.5|log_normal_2|bursts] [--replay FILE] ...\n"
       "       cohort_bench --list\n"
+      "--replay: arrivals from a CSV (seconds,tenant,model) instead of a law.\n"
       "COHORT_COMMIT in the environment names the commit in the JSON. Exit status: 0, 1 when a result is wrong,\n"
       "2 misuse, 77 when this machine cannot run it, 124 after --guard.\n\n");
   for (const command& one : commands()) {
@@ -66,6 +68,10 @@ std::optional<options> parse(int argc, char** argv) {
       good = value(result.problem);
     } else if (argument == "--trace") {
       good = value(result.trace);
+    } else if (argument == "--law") {
+      good = value(result.law);
+    } else if (argument == "--replay") {
+      good = value(result.replay);
     } else if (argument == "--seconds") {
       good = value(number);
       result.seconds = static_cast<unsigned>(std::strtoul(number.c_str(), nullptr, 10));

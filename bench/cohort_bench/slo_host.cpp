@@ -2,6 +2,7 @@
 // there is no GPU. Results are checked; times are of no interest.
 #include "command.hpp"
 #include "report.hpp"
+#include "slo/arrivals_of.hpp"
 #include "slo/checker.hpp"
 #include "slo/cohort_arm.hpp"
 #include "slo/contest.hpp"
@@ -42,6 +43,7 @@ int run_slo_on_host(const options& chosen) {
                     .trial_seconds = 0.2,
                     .steady_seconds = 1,
                     .least_target_us = 5'000};
+  choose_arrivals(chosen, plan, to);
   if (chosen.quick) {
     plan.search = {.first_rate = 1000, .doublings = 3, .bisections = 1};
     plan.trial_seconds = 0.05;

@@ -47,11 +47,10 @@ std::vector<cell> cells_of(bool quick, const setup& how) {
       all.push_back({{law, tenants, target, late}, load, load * capacity[tenants]});
     }
   };
-  const std::vector<cohort_load::gaps> laws = all_laws();
   const std::vector<double> loads = quick ? std::vector{0.1, 0.7} : std::vector{0.05, 0.1, 0.3, 0.5, 0.85, 1.1};
   const std::vector<double> targets =
       quick ? std::vector{2.0, 10.0, 0.0} : std::vector{1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 0.0};
-  for (const auto& law : laws) {
+  for (const auto& [name, law] : cohort_load::measured_laws) {
     if (quick && law.kind != cohort_load::law::poisson && law.kind != cohort_load::law::gamma) continue;
     for (const std::uint32_t tenants : {1u, 32u, 1000u}) {
       for (const double load : loads) {
@@ -60,7 +59,7 @@ std::vector<cell> cells_of(bool quick, const setup& how) {
     }
   }
   if (!quick) {
-    for (const auto& law : {laws[0], laws[1]}) {
+    for (const auto& law : {cohort_load::measured_laws[0].law, cohort_load::measured_laws[1].law}) {
       for (const double load : {0.3, 0.7, 1.1}) {
         for (const double target : {10.0, 0.0}) add(law, 10'000, load, target);
       }

@@ -37,12 +37,6 @@ void run_fairness(const arguments&, cohort_bench::report&);
 /// A recorded load.
 void run_trace(const arguments&, cohort_bench::report&);
 
-/// The laws of the contest.
-inline std::vector<cohort_load::gaps> all_laws() {
-  using cohort_load::law;
-  return {{law::poisson, 1}, {law::gamma, 4}, {law::log_normal, 1.5}, {law::log_normal, 2}, {law::bursts, 50}};
-}
-
 /// Calls `work(i)` for every i below `count`, from several threads. Each result has a place of its own, so that the
 /// order does not matter.
 inline void for_each_index(std::size_t count, unsigned threads, const std::function<void(std::size_t)>& work) {

@@ -42,7 +42,7 @@ void run_rates(const arguments& given, cohort_bench::report& to) {
   const std::vector<contender> all = contenders();
   const std::size_t requests = given.requests > 0 ? given.requests : given.quick ? 400 : 4'000;
   std::vector<scene> scenes;
-  for (const auto& law : all_laws()) {
+  for (const auto& [name, law] : cohort_load::measured_laws) {
     if (given.quick && law.kind != cohort_load::law::poisson) continue;
     for (const std::uint32_t tenants : {1u, 32u, 1000u}) {
       for (const double target : {2.0, 5.0, 10.0, 30.0, 0.0}) {

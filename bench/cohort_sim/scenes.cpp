@@ -24,17 +24,6 @@ std::vector<cohort_load::source> sources_of(const workload& servers) {
 
 }  // namespace
 
-std::string name_of(const cohort_load::gaps& law) {
-  char text[32] = "Poisson";
-  switch (law.kind) {
-    case cohort_load::law::poisson: break;
-    case cohort_load::law::gamma: std::snprintf(text, sizeof text, "Gamma CV %g", law.shape); break;
-    case cohort_load::law::log_normal: std::snprintf(text, sizeof text, "log-normal %g", law.shape); break;
-    case cohort_load::law::bursts: std::snprintf(text, sizeof text, "bursts of %g", law.shape); break;
-  }
-  return text;
-}
-
 std::string target_name(double target) {
   if (target == 0) return "mixed";
   char text[32];

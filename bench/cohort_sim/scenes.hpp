@@ -21,7 +21,6 @@ struct scene {
   cohort::late_work when_late = cohort::late_work::run;
 };
 
-std::string name_of(const cohort_load::gaps& law);
 std::string target_name(double target);
 
 /// From arrival to completion, of one request on an idle device without noise.

@@ -3,14 +3,18 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <iterator>
 #include <random>
 #include <span>
 #include <stdexcept>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace cohort_load {
@@ -35,7 +39,33 @@ enum class law : std::uint8_t {
 struct gaps {
   law kind = law::poisson;
   double shape = 1;
+
+  friend bool operator==(const gaps&, const gaps&) = default;
 };
+
+/// A law under the name by which command lines know it.
+struct named_gaps {
+  std::string_view name;
+  gaps law;
+};
+
+/// What cohort is measured with: simulator and device see the same loads.
+inline constexpr std::array<named_gaps, 5> measured_laws{{{"poisson", {law::poisson, 1}},
+                                                          {"gamma", {law::gamma, 4}},
+                                                          {"log_normal_1.5", {law::log_normal, 1.5}},
+                                                          {"log_normal_2", {law::log_normal, 2}},
+                                                          {"bursts", {law::bursts, 50}}}};
+
+inline std::string name_of(const gaps& one) {
+  char text[32] = "Poisson";
+  switch (one.kind) {
+    case law::poisson: break;
+    case law::gamma: std::snprintf(text, sizeof text, "Gamma CV %g", one.shape); break;
+    case law::log_normal: std::snprintf(text, sizeof text, "log-normal %g", one.shape); break;
+    case law::bursts: std::snprintf(text, sizeof text, "bursts of %g", one.shape); break;
+  }
+  return text;
+}
 
 /// Who sends, and how much of the whole.
 struct source {

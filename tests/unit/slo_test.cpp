@@ -1,4 +1,5 @@
 // The driver of cohort_bench slo: open loop, what is judged, and the search for a rate; and its models on the host.
+#include "../../bench/cohort_bench/slo/arrivals_of.hpp"
 #include "../../bench/cohort_bench/slo/open_loop.hpp"
 #include "../../bench/cohort_bench/slo/rate_search.hpp"
 #include "../../bench/cohort_bench/slo/reference.hpp"
@@ -12,9 +13,12 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -153,6 +157,19 @@ TEST_CASE("the search finds the largest rate that attains, from below and from a
   bool stops = false;  // every other trial is spoilt
   const double found = search([&stops](double rate) { return rate <= 12'345 && (stops = !stops); });
   CHECK(found * step >= 12'345);
+}
+
+TEST_CASE("arrivals have the law of a name that is known, or those of a file that can be read") {
+  CHECK(law_of("gamma") == cohort_load::gaps{cohort_load::law::gamma, 4});
+  CHECK(law_of("log_normal_2").shape == 2);
+  CHECK_THROWS_WITH_AS(law_of("pareto"), doctest::Contains("bursts"), std::runtime_error);
+  CHECK_THROWS_AS(recorded_in("/nowhere/trace.csv"), std::runtime_error);
+  const std::string path = (std::filesystem::temp_directory_path() / "cohort_slo_test.csv").string();
+  std::ofstream(path) << "seconds,tenant,model\n";
+  CHECK_THROWS_AS(recorded_in(path), std::runtime_error);
+  std::ofstream(path) << "seconds,tenant,model\n0.5,7,1\n";
+  CHECK(recorded_in(path) == std::vector{arrival{500ms, 7, 1}});
+  std::filesystem::remove(path);
 }
 
 TEST_CASE_TEMPLATE("each model computes its reference, alone, in another buffer and in a batch", T, float,

@@ -2,6 +2,7 @@
 // batcher per model, in one process, in turn.
 #include "../command.hpp"
 #include "../report.hpp"
+#include "../slo/arrivals_of.hpp"
 #include "../slo/checker.hpp"
 #include "../slo/cohort_arm.hpp"
 #include "../slo/contest.hpp"
@@ -79,9 +80,9 @@ int run_slo(const options& chosen) {
       "bf16, 32 tenants with weights of their own: MLP 512-1024-512, BERT-like 2 layers of hidden 384 with 16 "
       "tokens, LSTM of 512 with 4 steps of 256 inputs; one thread drives each arm; inputs and outputs stay on the "
       "device");
-  to.note(
-      "open loop, Poisson, latency from the intended arrival; a tenant has 64 buffers, and a request that finds none "
-      "is dropped; attainment is over all that were offered");
+  contest_plan plan{.search = {.first_rate = 20'000, .doublings = 8, .bisections = 5}};
+  choose_arrivals(chosen, plan, to);
+  to.note("a tenant has 64 buffers, and a request that finds none is dropped");
   to.environment()["tenants"] = tenants;
   to.environment()["buffers_per_tenant"] = slots;
 
@@ -126,7 +127,6 @@ int run_slo(const options& chosen) {
   std::vector<arm*> arms;
   for (const auto& one : owned) arms.push_back(one.get());
 
-  contest_plan plan{.search = {.first_rate = 20'000, .doublings = 8, .bisections = 5}};
   if (chosen.quick) {
     plan.trial_seconds = 0.12;
     plan.steady_seconds = 1.5;

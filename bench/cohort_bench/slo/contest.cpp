@@ -165,7 +165,7 @@ contest::contest(report& to, std::vector<arm*> arms, std::uint32_t tenants, cont
                  std::function<double(arm&)> check, double tolerance)
     : to_(to),
       tenants_(tenants),
-      plan_(plan),
+      plan_(std::move(plan)),
       check_(std::move(check)),
       tolerance_(tolerance),
       printer_({{"stage", 10},
@@ -320,10 +320,27 @@ void contest::time_alone() {
   for (contestant& one : all_) one.who->aim(targets_);
 }
 
+/// What was recorded elsewhere has tenants and models of its own: a request goes to a tenant that has its kind of
+/// model.
+void contest::replay() {
+  std::vector<cohort_load::arrival> mine = plan_.recorded;
+  const std::uint32_t each_kind = std::max<std::uint32_t>(tenants_ / kinds, 1);
+  for (cohort_load::arrival& one : mine) one.tenant = one.tenant % each_kind * kinds + one.model % kinds;
+  const auto end = std::max(mine.back().at, std::chrono::nanoseconds(1));
+  const double rate = static_cast<double>(mine.size()) * 1e9 / static_cast<double>(end.count());
+  each("replay", [&](contestant& one) {
+    trial recorded(mine, {}, end);
+    one.who->enter();
+    recorded.run(*one.who, plan_.polite);
+    one.who->leave();
+    (void)show("replay", *one.who, rate, recorded, targets_);
+  });
+}
+
 void contest::search_rates() {
-  printer_.header();
   for (int round = 1; round <= plan_.rounds; ++round) {
-    search("search", everyone(), targets_, {}, static_cast<std::uint64_t>(round), [&](contestant& one, double rate) {
+    const auto seed = static_cast<std::uint64_t>(round);
+    search("search", everyone(), targets_, plan_.law, seed, [&](contestant& one, double rate) {
       to_.row({{"stage", "rate"}, {"arm", one.who->name()}, {"round", round}, {"rate_per_s", number(rate)}});
       one.rates.push_back(rate);
     });
@@ -348,11 +365,11 @@ contest::treatment contest::treat(const char* stage, arm& on, double rate) {
   for (int piece = 0; piece < plan_.pieces; ++piece) {
     const auto seed = static_cast<std::uint64_t>(201 + 2 * piece);
     const auto before = on.statistics();
-    const trial first = load(on, rate, seconds, even, seed, {});
+    const trial first = load(on, rate, seconds, even, seed, plan_.law);
     seen.add(before, on.statistics());
     (void)show(stage, on, rate, first, targets_);
     usual.push_back(latencies_of(first, tenants_));
-    const trial second = load(on, more, seconds, with_flood, seed + 1, {});
+    const trial second = load(on, more, seconds, with_flood, seed + 1, plan_.law);
     (void)show("flood", on, more, second, targets_);
     flooded.push_back(latencies_of(second, tenants_));
   }
@@ -412,7 +429,7 @@ void contest::search_variants() {
     one.who->aim(targets_);
     all.push_back(&one);
   }
-  search("variant", all, targets_, {}, 1, [&](contestant& one, double rate) {
+  search("variant", all, targets_, plan_.law, 1, [&](contestant& one, double rate) {
     to_.row({{"stage", "rate of a variant"}, {"arm", one.who->name()}, {"rate_per_s", number(rate)}});
   });
 }
@@ -430,11 +447,13 @@ void contest::other_targets() {
   };
   target_times twice = targets_;
   for (double& one : twice) one *= 2;
-  once("2x target", twice, {});
-  once("gamma 4", targets_, {.kind = cohort_load::law::gamma, .shape = 4});
+  once("2x target", twice, plan_.law);
+  for (const auto& [name, law] : cohort_load::measured_laws) {
+    if (law != plan_.law) once(std::string(name).c_str(), targets_, law);
+  }
   target_times half = targets_;
   for (double& one : half) one /= 2;
-  once("half target", half, {});
+  once("half target", half, plan_.law);
   for (contestant& one : all_) one.who->aim(targets_);
 }
 
@@ -463,6 +482,8 @@ void contest::judge_targets() {
 void contest::run() {
   check();
   time_alone();
+  printer_.header();
+  if (!plan_.recorded.empty()) return replay();
   search_rates();
   steady_loads();
   search_variants();

@@ -19,15 +19,17 @@ struct contest_plan {
   bool timed = true;    ///< false: a run for the sake of running; no targets are judged
   bool polite = false;  ///< arms need this thread's processor
   search_plan search{};
-  int rounds = 3;                ///< searches of each arm; the median counts
-  double trial_seconds = 0.35;   ///< of one load in a search, after its warm-up
+  cohort_load::gaps law{};                       ///< of the gaps between arrivals, everywhere but in the extras
+  std::vector<cohort_load::arrival> recorded{};  ///< where there are any, these are replayed and nothing is searched
+  int rounds = 3;                                ///< searches of each arm; the median counts
+  double trial_seconds = 0.35;                   ///< of one load in a search, after its warm-up
   int pieces = 5;                ///< of an even load and of a flood, in turn; a stop of the host spoils few of them
   double steady_seconds = 3;     ///< of each of the two in all, longer where that is
   double fair_requests = 2'000;  ///< fewer than so many of each tenant of ours: few tell chance, not favour
   double most_seconds = 20;      ///< but no longer than this: a slow machine gives few in any time
   double times_alone = 10;       ///< a target is so many times the least time alone of any arm,
   double least_target_us = 500;  ///< but no shorter: five windows of a batcher
-  bool extras = true;            ///< other targets, and bursty arrivals, if there is time
+  bool extras = true;            ///< other targets, and the other laws of arrivals, if there is time
   double budget_seconds = 110;   ///< no extra begins after so long
 };
 
@@ -79,6 +81,7 @@ private:
 
   void check();
   void time_alone();
+  void replay();
   void search_rates();
   treatment treat(const char* stage, arm& on, double rate);
   void steady_loads();
